@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The transport layer: write memory of this process straight into registered memory of another one.
+ *
+ * A session joins a source (who connects and writes) to a destination (who listens and is written to). It has one
+ * control connection for messages and a number of lanes for data. The destination registers memory under addresses
+ * of its choice (a VMM uses guest physical addresses) and the source writes to those addresses: no pointer and no
+ * key of the other side is ever seen here.
+ *
+ * ORDER    No order is promised between writes, not even on one lane to different addresses. Two writes to the same
+ *          address are placed in the order in which they were given if both went over the same lane: choose the lane
+ *          by the address. Only a fence tells that writes are placed.
+ * THREADS  A lane belongs to one thread at a time, different lanes may be used by different threads at once.
+ *          vmferry_send() and vmferry_session_shutdown() may be called from any thread, vmferry_recv() from one
+ *          thread at a time.
+ */
+#ifndef VMFERRY_TRANSPORT_H
+#define VMFERRY_TRANSPORT_H
+
+#include <vmferry/vmferry.h>
+
+#pragma GCC visibility push(default)
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vmferry_listener;
+struct vmferry_session;
+struct vmferry_memory;
+
+#define VMFERRY_LANES_MAX 64
+/* A message is at most this long; longer ones are refused on both sides with -EMSGSIZE. */
+#define VMFERRY_MESSAGE_MAX (4u << 20)
+
+enum vmferry_transport {
+	VMFERRY_TRANSPORT_AUTO,
+	VMFERRY_TRANSPORT_TCP,
+	VMFERRY_TRANSPORT_RDMA, /* -ENOTSUP in this version */
+};
+
+struct vmferry_transport_options {
+	size_t size; /* sizeof(struct vmferry_transport_options), so that the structure may grow */
+	enum vmferry_transport transport;
+	unsigned int
+		lanes; /* the source's wish, 0: as many as are useful here; the destination's is a maximum */
+	bool insecure; /* allow addresses other than loopback although nothing is authenticated or encrypted */
+};
+
+/*
+ * URIs: "tcp:HOST:PORT", "tcp:[IPV6]:PORT". HOST is a name or a numeric address. Port 0 lets the system choose one
+ * when listening. -EINVAL for anything else; -EPERM for an address that is not loopback without @insecure.
+ */
+
+/* -EINVAL, with the reason logged, for what no vmferry_connect() or vmferry_listen() would take. Looks nothing up. */
+int vmferry_uri_check(const char *uri);
+
+/* Listen at @uri. -EADDRINUSE if the port is taken. */
+int vmferry_listen(const char *uri, const struct vmferry_transport_options *options,
+		   struct vmferry_listener **listener);
+
+/* The URI that a source has to name, with the real port. Owned by the listener. */
+const char *vmferry_listener_uri(const struct vmferry_listener *listener);
+
+/* Readable when vmferry_accept() has something to do. Owned by the listener. */
+int vmferry_listener_fd(const struct vmferry_listener *listener);
+
+/*
+ * Waits for a source and completes the handshake, control connection and all lanes. A stranger that sends something
+ * else, or nothing, is closed with the reason logged, and the wait goes on. -ETIMEDOUT at the deadline; -ECANCELED
+ * after vmferry_listener_shutdown().
+ */
+int vmferry_accept(struct vmferry_listener *listener, uint64_t deadline,
+		   struct vmferry_session **session);
+
+/* Ends a running vmferry_accept() and all later ones. Any thread. */
+void vmferry_listener_shutdown(struct vmferry_listener *listener);
+
+/* Frees the listener and sets *@listener to NULL. Sessions that it accepted live on. */
+void vmferry_listener_close(struct vmferry_listener **listener);
+
+/*
+ * Connects to a destination. With @lanes of VMFERRY_LANES_NONE the session has only its control connection.
+ * -ECONNREFUSED, -ETIMEDOUT, -EPROTO (the other side is not a vmferry or of another version), and what else
+ * getaddrinfo(3) and connect(2) say.
+ */
+#define VMFERRY_LANES_NONE (~0u)
+int vmferry_connect(const char *uri, const struct vmferry_transport_options *options,
+		    uint64_t deadline, struct vmferry_session **session);
+
+/*
+ * Ends every wait of this session with -ECANCELED, now and later. Nothing is freed. Any thread, also several times.
+ */
+void vmferry_session_shutdown(struct vmferry_session *session);
+
+/* Closes connections, joins the session's threads, frees it and sets *@session to NULL. Deregister memory first. */
+void vmferry_session_close(struct vmferry_session **session);
+
+/* "tcp" or "rdma"; the number of lanes; the peer's address as text, owned by the session. */
+const char *vmferry_session_transport(const struct vmferry_session *session);
+unsigned int vmferry_session_lanes(const struct vmferry_session *session);
+const char *vmferry_session_peer(const struct vmferry_session *session);
+
+/* ---- messages ---------------------------------------------------------------------------------------------- */
+
+/*
+ * Messages of one channel arrive complete and in order. The mailbox takes the shortest way there is and is for what
+ * lies on a switchover's critical path; over TCP both are the control connection. Between the two channels no order
+ * is promised.
+ */
+enum vmferry_channel {
+	VMFERRY_CONTROL,
+	VMFERRY_MAILBOX,
+};
+
+struct vmferry_message {
+	uint32_t type; /* the sender's, 0 to VMFERRY_MESSAGE_TYPE_MAX */
+	size_t length;
+	void *data; /* malloc'ed, NULL when @length is 0 */
+};
+
+#define VMFERRY_MESSAGE_TYPE_MAX 0xffffu
+
+/*
+ * -ETIMEDOUT: nothing was sent, the call can be repeated; but when a part had gone out by the deadline, the session is over,
+ * and this is its error. -EMSGSIZE beyond VMFERRY_MESSAGE_MAX.
+ */
+int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, uint32_t type,
+		 const void *data, size_t length, uint64_t deadline);
+
+/*
+ * The next message of either channel; give it back with vmferry_message_free(). -ETIMEDOUT loses nothing, the call
+ * can be repeated. -ECONNRESET when the peer is gone.
+ */
+int vmferry_recv(struct vmferry_session *session, struct vmferry_message *message,
+		 uint64_t deadline);
+
+/* Frees the data and zeroes the structure. */
+void vmferry_message_free(struct vmferry_message *message);
+
+/* ---- memory ------------------------------------------------------------------------------------------------ */
+
+enum {
+	VMFERRY_ACCESS_LOCAL = 0,	 /* the source's: nothing may be done to it from outside */
+	VMFERRY_ACCESS_REMOTE_WRITE = 1, /* the destination's */
+	VMFERRY_ACCESS_REMOTE_READ = 2,
+};
+
+/*
+ * Registers @size bytes at @base under the session addresses @address to @address + @size - 1. The memory stays the
+ * caller's and must stay mapped until vmferry_deregister(). -EEXIST if the addresses overlap a registration of this
+ * side; -EINVAL if base, size or address are not multiples of 4096 or the range wraps.
+ * Threads: not while another thread registers or deregisters on the same session.
+ */
+int vmferry_register(struct vmferry_session *session, void *base, uint64_t size, uint64_t address,
+		     unsigned int access, struct vmferry_memory **memory);
+
+/*
+ * Revokes access, waits until no write of the peer is being placed in it, frees the handle, sets *@memory to NULL.
+ * A write that arrives afterwards ends the session with -EACCES, as does one that arrives before vmferry_register(): let the
+ * destination say by a message when it is ready.
+ */
+void vmferry_deregister(struct vmferry_memory **memory);
+
+/* ---- lanes ------------------------------------------------------------------------------------------------- */
+
+struct vmferry_write {
+	const struct vmferry_memory *memory; /* where the bytes are */
+	uint64_t offset;		     /* in @memory, bytes */
+	uint64_t address; /* where they go: a session address of the destination */
+	uint64_t length;  /* bytes, more than 0 */
+};
+
+/*
+ * Gives up to @count writes to a lane, in order, and returns how many it took (at least 1). What was taken will be
+ * sent even if it is not yet; its memory must stay valid until a later fence of this lane has completed or the
+ * session is closed. When the lane is full the call waits until @deadline: -EAGAIN if nothing was taken by then.
+ * Errors are of the session and final: -ECONNRESET, -EPIPE, -EACCES, -ECANCELED. -EINVAL for a write that leaves
+ * its memory.
+ */
+int vmferry_lane_write(struct vmferry_session *session, unsigned int lane,
+		       const struct vmferry_write *writes, unsigned int count, uint64_t deadline);
+
+/*
+ * Puts a fence behind all writes of this lane. @epoch grows from fence to fence, the same numbers on all lanes; -EINVAL if it
+ * does not. -ETIMEDOUT if the lane was full until the deadline: the fence is not set.
+ */
+int vmferry_lane_fence(struct vmferry_session *session, unsigned int lane, uint32_t epoch,
+		       uint64_t deadline);
+
+/* At the source: waits until the destination has said that this lane's fence @epoch is reached. */
+int vmferry_lane_fence_wait(struct vmferry_session *session, unsigned int lane, uint32_t epoch,
+			    uint64_t deadline);
+
+/*
+ * At the destination: waits until fence @epoch has come on every lane. Then every write that was given before it is
+ * placed and visible to this process' CPUs. -ECONNRESET if a lane ended before that.
+ */
+int vmferry_fence_wait(struct vmferry_session *session, uint32_t epoch, uint64_t deadline);
+
+/*
+ * At the source: reads @length bytes at the destination's @address into @memory at @offset and waits for them. The
+ * destination must have registered them with VMFERRY_ACCESS_REMOTE_READ, else -EACCES. When the deadline passes with the answer
+ * under way, the session is over.
+ */
+int vmferry_lane_read(struct vmferry_session *session, unsigned int lane,
+		      struct vmferry_memory *memory, uint64_t offset, uint64_t address,
+		      uint64_t length, uint64_t deadline);
+
+/* Becomes writable when a full lane can take more. Owned by the session. -ENOENT for a lane that does not exist. */
+int vmferry_lane_fd(const struct vmferry_session *session, unsigned int lane);
+
+struct vmferry_lane_stats {
+	uint64_t bytes;	     /* payload given to the lane (source) or placed (destination) */
+	uint64_t wire_bytes; /* with framing */
+	uint64_t
+		placed_bytes; /* source: payload that the destination has said it placed; it says so now and then */
+	uint64_t writes;      /* ranges */
+	uint64_t submissions; /* system calls or doorbells that moved payload */
+	uint64_t stall_ns;    /* time in which the lane was full */
+	uint64_t cpu_ns;      /* destination over TCP: CPU time of the lane's thread */
+};
+
+/* Counters so far; any thread, slightly out of date at worst. */
+int vmferry_lane_stats(const struct vmferry_session *session, unsigned int lane,
+		       struct vmferry_lane_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#pragma GCC visibility pop
+
+#endif

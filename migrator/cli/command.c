@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: MIT */
+/* The table of subcommands. */
+#include "command.h"
+
+const struct command *const commands[] = {
+	&command_demo, &command_run, &command_receive, &command_migrate, &command_check, NULL,
+};

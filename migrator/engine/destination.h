@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The destination's insides, shared by destination.c (the object and its listener), destination_attempt.c (one attempt from
+ * OFFER to RUNNING) and report.c.
+ *
+ * OWNERSHIP  The attempt belongs to the control thread. The listener's thread accepts connections, answers QUERY, and hands an
+ *            OFFER over through @handed under @lock.
+ */
+#ifndef ENGINE_DESTINATION_H
+#define ENGINE_DESTINATION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <vmferry/migration.h>
+
+#include "hasher.h"
+#include "messages.h"
+#include "owner.h"
+#include "phase.h"
+#include "populate.h"
+
+/* One source's try. Zeroed before each. */
+struct attempt {
+	struct vmferry_session
+		*session; /* others may only shut it down, under the destination's lock */
+	struct vmferry_message first; /* the OFFER; @offer points into it */
+	struct offer offer;
+	struct vmferry_vm vm; /* a copy of what prepare() gave */
+	bool prepared;
+	struct vmferry_memory *memories[VMFERRY_REGIONS_MAX];
+	struct populate *populate;
+	struct hasher *hasher; /* --verify */
+	uint32_t last_fence;   /* from ARM, 0: not armed */
+	struct destination_times times;
+	uint64_t offer_ns; /* moment */
+	uint64_t prepare_ns;
+	uint64_t populate_ns;
+	uint64_t rehearse_ns;
+	uint64_t placed_bytes;
+	uint64_t lanes_cpu_ns;
+	unsigned int lanes;
+	const char *transport;
+	char reason[512];
+};
+
+struct vmferry_destination {
+	/* Set by new, then read only. */
+	struct vmferry_destination_ops ops;
+	void *ctx;
+	struct vmferry_destination_options options;
+	struct vmferry_listener *listener;
+	int done_fd;
+
+	struct phase_machine phase;
+	struct owner_book owners;
+	_Atomic bool cancelled;
+	bool started;
+	pthread_t listen_thread;
+	pthread_t control_thread;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;		/* @handed, or over */
+	struct vmferry_session *handed; /* @lock: accepted, not yet taken by the control thread */
+	struct vmferry_message offered; /* @lock: its OFFER */
+	bool busy;	      /* @lock: the control thread is at an attempt, or done for good */
+	bool listening_ended; /* @lock */
+	struct vmferry_session *current; /* @lock: for shutting down */
+	bool over;			 /* @lock */
+	int result;			 /* @lock */
+
+	struct attempt attempt; /* control thread */
+	int attempt_result;	/* control thread; read by the report when not busy */
+};
+
+/*
+ * Runs one attempt on @d->attempt (session and first are set). It ends in phase RUNNING, with 0, or -EIO if the guest is owned
+ * here but run() failed; or in FAILED: it never ran and everything is undone.
+ */
+int attempt_run(struct vmferry_destination *d);
+
+#endif

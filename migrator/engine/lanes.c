@@ -1,0 +1,574 @@
+/* SPDX-License-Identifier: MIT */
+#include "lanes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "messages.h"
+
+/* A worker looks up from a full lane this often, to see whether it shall stop. */
+#define LANE_SLICE_NS (20 * NS_PER_MS)
+/* No bytes taken for this long: the peer hangs. */
+#define LANE_STUCK_NS	  (10 * NS_PER_S)
+#define IDLE_SLICE_NS	  (100 * NS_PER_MS)
+#define WORDS_PER_GRANULE (LANE_GRANULE / VMFERRY_PAGE_SIZE / MAP_WORD_PAGES)
+
+static const uint8_t zero_page[VMFERRY_PAGE_SIZE];
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* relaxed, one writer: a plain store would do but for readers of other threads. */
+	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
+
+	atomic_store_explicit(counter, old + n, memory_order_relaxed);
+}
+
+static bool must_stop(const struct lane_pool *pool)
+{
+	return atomic_load_explicit(&pool->stop, memory_order_acquire);
+}
+
+static void wait_for_budget(struct lane *lane)
+{
+	struct lane_pool *pool = lane->pool;
+	uint64_t when, now = vmferry_now();
+
+	if (atomic_load_explicit(&pool->finish, memory_order_acquire))
+		return;
+	when = pace_reserve(&pool->pace, lane->batch_bytes, now);
+	pthread_mutex_lock(&pool->lock);
+	while (when > vmferry_now() && !must_stop(pool) && !atomic_load(&pool->finish)) {
+		struct timespec ts = deadline_timespec(when);
+
+		pthread_cond_clockwait(&pool->work, &pool->lock, CLOCK_MONOTONIC, &ts);
+	}
+	pthread_mutex_unlock(&pool->lock);
+}
+
+static int write_all(struct lane *lane)
+{
+	struct lane_pool *pool = lane->pool;
+	uint64_t stuck = vmferry_now() + LANE_STUCK_NS;
+	unsigned int done = 0;
+
+	while (done < lane->batch_count) {
+		uint64_t now = vmferry_now();
+		int n;
+
+		if (must_stop(pool))
+			return -ECANCELED;
+		n = vmferry_lane_write(pool->session, lane->index, lane->batch + done,
+				       lane->batch_count - done, now + LANE_SLICE_NS);
+		if (n == -EAGAIN && now < stuck)
+			continue;
+		if (n == -EAGAIN) {
+			log_error("lane %u: took nothing for %llu s: the destination hangs",
+				  lane->index, LANE_STUCK_NS / NS_PER_S);
+			return -ETIMEDOUT;
+		}
+		if (n < 0)
+			return n;
+		done += (unsigned int)n;
+		stuck = now + LANE_STUCK_NS;
+	}
+	return 0;
+}
+
+static int flush(struct lane *lane)
+{
+	int r;
+
+	if (lane->batch_count == 0)
+		return 0;
+	wait_for_budget(lane);
+	r = write_all(lane);
+	if (r < 0)
+		return r;
+	count(&lane->counts.bytes, lane->batch_bytes);
+	count(&lane->counts.pages, lane->batch_bytes / VMFERRY_PAGE_SIZE);
+	lane->batch_count = 0;
+	lane->batch_bytes = 0;
+	return 0;
+}
+
+static bool joins_last(const struct lane *lane, const struct vmferry_memory *memory,
+		       uint64_t offset)
+{
+	const struct vmferry_write *last;
+
+	if (lane->batch_count == 0)
+		return false;
+	last = &lane->batch[lane->batch_count - 1];
+	return last->memory == memory && last->offset + last->length == offset;
+}
+
+static int add_page(struct lane *lane, unsigned int region, uint64_t page)
+{
+	struct lane_pool *pool = lane->pool;
+	struct vmferry_memory *memory = pool->memories[region];
+	uint64_t offset = page * VMFERRY_PAGE_SIZE;
+
+	if (joins_last(lane, memory, offset)) {
+		lane->batch[lane->batch_count - 1].length += VMFERRY_PAGE_SIZE;
+	} else {
+		lane->batch[lane->batch_count++] = (struct vmferry_write){
+			.memory = memory,
+			.offset = offset,
+			.address = pool->map->regions[region].region.address + offset,
+			.length = VMFERRY_PAGE_SIZE,
+		};
+	}
+	lane->batch_bytes += VMFERRY_PAGE_SIZE;
+	if (lane->batch_count == LANE_BATCH || lane->batch_bytes >= LANE_BATCH_BYTES)
+		return flush(lane);
+	return 0;
+}
+
+/*
+ * The bits among @taken that need sending. The destination's memory starts as zeroes, so a zero page that was never sent
+ * needs nothing; once sent, a page that has become zero is a write like any other.
+ */
+static uint64_t without_fresh_zeroes(struct lane *lane, unsigned int region, uint64_t word,
+				     uint64_t taken)
+{
+	const uint8_t *base = lane->pool->map->regions[region].region.base;
+	uint64_t *sent = &lane->pool->sent[region][word];
+	uint64_t zeroes = 0;
+
+	for (uint64_t bits = taken & ~*sent; bits != 0; bits &= bits - 1) {
+		unsigned int bit = (unsigned int)__builtin_ctzll(bits);
+		const uint8_t *page = base + (word * MAP_WORD_PAGES + bit) * VMFERRY_PAGE_SIZE;
+
+		if (memcmp(page, zero_page, VMFERRY_PAGE_SIZE) == 0)
+			zeroes |= 1ull << bit;
+	}
+	count(&lane->counts.zero_pages, (uint64_t)__builtin_popcountll(zeroes));
+	*sent |= taken & ~zeroes;
+	return taken & ~zeroes;
+}
+
+static void record_resent(struct lane *lane, unsigned int region, uint64_t word, uint64_t bits)
+{
+	uint64_t *resent = &lane->pool->resent[region][word];
+
+	count(&lane->counts.resent_pages, (uint64_t)__builtin_popcountll(bits & ~*resent));
+	*resent |= bits;
+}
+
+static int sweep_word(struct lane *lane, unsigned int region, uint64_t word)
+{
+	struct dirty_region *r = &lane->pool->map->regions[region];
+	uint64_t bits = dirty_map_take(r, word, ~0ull);
+	int e = 0;
+
+	if (bits == 0)
+		return 0;
+	bits = without_fresh_zeroes(lane, region, word, bits);
+	if (lane->record)
+		record_resent(lane, region, word, bits);
+	for (; bits != 0 && e == 0; bits &= bits - 1)
+		e = add_page(lane, region, word * MAP_WORD_PAGES + (uint64_t)__builtin_ctzll(bits));
+	return e;
+}
+
+typedef int (*visit_fn)(struct lane *lane, unsigned int region, uint64_t word);
+
+/*
+ * Granules are counted from the region's start, not from address 0: so that a map word never lies in two of them. Regions
+ * start where the granule count of their predecessors ends, which spreads small regions over the lanes.
+ */
+static int walk_region(struct lane *lane, unsigned int region, uint64_t first_granule,
+		       visit_fn visit)
+{
+	struct lane_pool *pool = lane->pool;
+	const struct dirty_region *r = &pool->map->regions[region];
+	uint64_t granules = (r->words + WORDS_PER_GRANULE - 1) / WORDS_PER_GRANULE;
+	uint64_t skew = first_granule % pool->lane_count;
+	uint64_t g = (lane->index + pool->lane_count - skew) % pool->lane_count;
+
+	for (; g < granules; g += pool->lane_count) {
+		uint64_t word = g * WORDS_PER_GRANULE;
+		uint64_t end = word + WORDS_PER_GRANULE;
+
+		for (; word < end && word < r->words; word++) {
+			int e = visit(lane, region, word);
+
+			if (e < 0)
+				return e;
+		}
+		if (must_stop(pool))
+			return -ECANCELED;
+	}
+	return 0;
+}
+
+/* All words of the map that are this lane's. */
+static int walk(struct lane *lane, visit_fn visit)
+{
+	uint64_t granule = 0;
+	int r = 0;
+
+	for (unsigned int i = 0; i < lane->pool->map->region_count && r == 0; i++) {
+		r = walk_region(lane, i, granule, visit);
+		granule += lane->pool->map->regions[i].region.size / LANE_GRANULE;
+	}
+	return r;
+}
+
+/* Sends everything that is dirty in this lane's granules; @sent tells whether there was anything. */
+static int sweep(struct lane *lane, bool *sent)
+{
+	uint64_t before = atomic_load_explicit(&lane->counts.pages, memory_order_relaxed);
+	int r = walk(lane, sweep_word);
+
+	if (r == 0)
+		r = flush(lane);
+	*sent = atomic_load_explicit(&lane->counts.pages, memory_order_relaxed) != before;
+	return r;
+}
+
+static int first_pass(struct lane *lane)
+{
+	struct lane_pool *pool = lane->pool;
+	uint64_t deadline;
+	bool sent;
+	int r = sweep(lane, &sent);
+
+	if (r < 0)
+		return r;
+	deadline = vmferry_now() + LANE_STUCK_NS;
+	atomic_store_explicit(&lane->counts.first_bytes, atomic_load(&lane->counts.bytes),
+			      memory_order_relaxed);
+	r = vmferry_lane_fence(pool->session, lane->index, FENCE_FIRST_PASS, deadline);
+	if (r == 0)
+		r = vmferry_lane_fence_wait(pool->session, lane->index, FENCE_FIRST_PASS, deadline);
+	if (r < 0)
+		return r;
+	lane->record = pool->verify;
+	atomic_store_explicit(&lane->counts.marked, FENCE_FIRST_PASS, memory_order_relaxed);
+	/* release: who sees the first pass done sees its counts. */
+	atomic_store_explicit(&lane->counts.first_done_ns, vmferry_now(), memory_order_release);
+	return 0;
+}
+
+static int hand_word(struct lane *lane, unsigned int region, uint64_t word)
+{
+	struct lane_pool *pool = lane->pool;
+
+	pool->handed[region][word] |= pool->resent[region][word];
+	pool->resent[region][word] = 0;
+	return 0;
+}
+
+/* Between two sweeps nothing is batched: all that was recorded goes ahead of the fence. */
+static int mark(struct lane *lane, uint32_t fence)
+{
+	struct lane_pool *pool = lane->pool;
+	int r = walk(lane, hand_word);
+
+	if (r == 0)
+		r = vmferry_lane_fence(pool->session, lane->index, fence,
+				       vmferry_now() + LANE_STUCK_NS);
+	atomic_store_explicit(&lane->counts.resent_pages, 0, memory_order_relaxed);
+	/* release: pairs with the acquire in lanes_marked(), which gives @handed to the control thread. */
+	atomic_store_explicit(&lane->counts.marked, fence, memory_order_release);
+	return r;
+}
+
+static bool mark_wanted(const struct lane *lane, uint32_t fence)
+{
+	return fence > atomic_load_explicit(&lane->counts.marked, memory_order_relaxed);
+}
+
+static void sleep_until_work(struct lane *lane, uint64_t generation)
+{
+	struct lane_pool *pool = lane->pool;
+	struct timespec ts = deadline_timespec(vmferry_now() + IDLE_SLICE_NS);
+
+	pthread_mutex_lock(&pool->lock);
+	if (atomic_load(&pool->generation) == generation && !atomic_load(&pool->finish) &&
+	    !mark_wanted(lane, atomic_load(&pool->mark)) && !must_stop(pool))
+		pthread_cond_clockwait(&pool->work, &pool->lock, CLOCK_MONOTONIC, &ts);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+static int stream(struct lane *lane)
+{
+	struct lane_pool *pool = lane->pool;
+
+	for (;;) {
+		/* acquire: a sweep that starts after seeing these sees the bits that were published before them. */
+		uint64_t generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
+		bool last = atomic_load_explicit(&pool->finish, memory_order_acquire);
+		uint32_t fence = atomic_load_explicit(&pool->mark, memory_order_acquire);
+		bool sent;
+		int r = sweep(lane, &sent);
+
+		if (r < 0)
+			return r;
+		if (last)
+			return vmferry_lane_fence(pool->session, lane->index,
+						  atomic_load(&pool->last_fence),
+						  vmferry_now() + LANE_STUCK_NS);
+		if (mark_wanted(lane, fence)) {
+			r = mark(lane, fence);
+			if (r < 0)
+				return r;
+		}
+		if (sent) {
+			count(&lane->counts.sweeps, 1);
+			continue;
+		}
+		atomic_store_explicit(&lane->counts.seen, generation, memory_order_release);
+		sleep_until_work(lane, generation);
+	}
+}
+
+static void *lane_main(void *arg)
+{
+	struct lane *lane = arg;
+	struct lane_pool *pool = lane->pool;
+	int expected = 0;
+	int r = first_pass(lane);
+
+	if (r == 0)
+		r = stream(lane);
+	if (r < 0)
+		atomic_compare_exchange_strong(&pool->error, &expected, r);
+	atomic_store_explicit(&lane->counts.cpu_ns, thread_cpu_ns(), memory_order_relaxed);
+	pthread_mutex_lock(&pool->lock);
+	/* release: the resent maps and counts of this lane are read by who sees it finished. */
+	atomic_fetch_sub_explicit(&pool->running, 1, memory_order_release);
+	pthread_cond_broadcast(&pool->done);
+	pthread_mutex_unlock(&pool->lock);
+	return NULL;
+}
+
+static uint64_t **bits_new(const struct dirty_map *map)
+{
+	uint64_t **bits = calloc(map->region_count, sizeof(*bits));
+
+	for (unsigned int i = 0; bits != NULL && i < map->region_count; i++) {
+		bits[i] = calloc(map->regions[i].words, sizeof(uint64_t));
+		if (bits[i] == NULL) {
+			while (i > 0)
+				free(bits[--i]);
+			free(bits);
+			return NULL;
+		}
+	}
+	return bits;
+}
+
+static void bits_free(uint64_t **bits, unsigned int count)
+{
+	for (unsigned int i = 0; bits != NULL && i < count; i++)
+		free(bits[i]);
+	free(bits);
+}
+
+static int maps_new(struct lane_pool *pool)
+{
+	pool->sent = bits_new(pool->map);
+	if (pool->sent == NULL)
+		return -ENOMEM;
+	if (!pool->verify)
+		return 0;
+	pool->resent = bits_new(pool->map);
+	pool->handed = bits_new(pool->map);
+	return pool->resent != NULL && pool->handed != NULL ? 0 : -ENOMEM;
+}
+
+int lanes_new(struct vmferry_session *session, struct dirty_map *map,
+	      struct vmferry_memory **memories, uint64_t bandwidth, bool verify,
+	      struct lane_pool **out)
+{
+	struct lane_pool *pool = calloc(1, sizeof(*pool));
+
+	if (pool == NULL)
+		return -ENOMEM;
+	pthread_mutex_init(&pool->lock, NULL);
+	pthread_cond_init(&pool->work, NULL);
+	pthread_cond_init(&pool->done, NULL);
+	pool->session = session;
+	pool->map = map;
+	pool->memories = memories;
+	pool->verify = verify;
+	pace_init(&pool->pace, bandwidth);
+	pool->lane_count = vmferry_session_lanes(session);
+	pool->lanes = calloc(pool->lane_count, sizeof(*pool->lanes));
+	if (pool->lanes == NULL || maps_new(pool) < 0) {
+		lanes_free(&pool);
+		return -ENOMEM;
+	}
+	*out = pool;
+	return 0;
+}
+
+int lanes_start(struct lane_pool *pool)
+{
+	/* Never equal to a lane's seen before that lane has swept. */
+	atomic_store(&pool->generation, 1);
+	for (unsigned int i = 0; i < pool->lane_count; i++) {
+		struct lane *lane = &pool->lanes[i];
+		char name[16];
+		int r;
+
+		lane->pool = pool;
+		lane->index = i;
+		atomic_fetch_add(&pool->running, 1);
+		r = pthread_create(&lane->thread, NULL, lane_main, lane);
+		if (r != 0) {
+			atomic_fetch_sub(&pool->running, 1);
+			log_error("lane %u: no thread for it: %s: raise the limit of processes", i,
+				  strerror(r));
+			return -r;
+		}
+		lane->started = true;
+		snprintf(name, sizeof(name), "vmf-send-%u", i % VMFERRY_LANES_MAX);
+		pthread_setname_np(lane->thread, name);
+	}
+	return 0;
+}
+
+static void wake_all(struct lane_pool *pool)
+{
+	pthread_mutex_lock(&pool->lock);
+	pthread_cond_broadcast(&pool->work);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void lanes_wake(struct lane_pool *pool)
+{
+	/* release: pairs with the acquire in stream(). */
+	atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
+	wake_all(pool);
+}
+
+void lanes_mark(struct lane_pool *pool, uint32_t fence)
+{
+	atomic_store_explicit(&pool->mark, fence, memory_order_release);
+	wake_all(pool);
+}
+
+bool lanes_marked(const struct lane_pool *pool, uint32_t fence)
+{
+	for (unsigned int i = 0; i < pool->lane_count; i++) {
+		if (atomic_load_explicit(&pool->lanes[i].counts.marked, memory_order_acquire) <
+		    fence)
+			return false;
+	}
+	return true;
+}
+
+void lanes_finish(struct lane_pool *pool, uint32_t fence)
+{
+	atomic_store(&pool->last_fence, fence);
+	atomic_store_explicit(&pool->finish, true, memory_order_release);
+	wake_all(pool);
+}
+
+int lanes_finished(struct lane_pool *pool, uint64_t deadline)
+{
+	struct timespec ts = deadline_timespec(deadline);
+	bool all;
+	int r = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	while (atomic_load_explicit(&pool->running, memory_order_acquire) > 0 && r == 0)
+		r = pthread_cond_clockwait(&pool->done, &pool->lock, CLOCK_MONOTONIC, &ts);
+	all = atomic_load_explicit(&pool->running, memory_order_acquire) == 0;
+	pthread_mutex_unlock(&pool->lock);
+	if (lanes_error(pool) < 0)
+		return lanes_error(pool);
+	return all ? 0 : -ETIMEDOUT;
+}
+
+void lanes_free(struct lane_pool **out)
+{
+	struct lane_pool *pool = *out;
+
+	if (pool == NULL)
+		return;
+	atomic_store_explicit(&pool->stop, true, memory_order_release);
+	wake_all(pool);
+	for (unsigned int i = 0; pool->lanes != NULL && i < pool->lane_count; i++) {
+		if (pool->lanes[i].started)
+			pthread_join(pool->lanes[i].thread, NULL);
+	}
+	bits_free(pool->sent, pool->map->region_count);
+	bits_free(pool->resent, pool->map->region_count);
+	bits_free(pool->handed, pool->map->region_count);
+	free(pool->lanes);
+	pthread_cond_destroy(&pool->done);
+	pthread_cond_destroy(&pool->work);
+	pthread_mutex_destroy(&pool->lock);
+	free(pool);
+	*out = NULL;
+}
+
+int lanes_error(const struct lane_pool *pool)
+{
+	return atomic_load(&pool->error);
+}
+
+bool lanes_first_pass_done(const struct lane_pool *pool)
+{
+	for (unsigned int i = 0; i < pool->lane_count; i++) {
+		if (atomic_load_explicit(&pool->lanes[i].counts.first_done_ns,
+					 memory_order_acquire) == 0)
+			return false;
+	}
+	return true;
+}
+
+bool lanes_idle(const struct lane_pool *pool)
+{
+	uint64_t generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
+
+	for (unsigned int i = 0; i < pool->lane_count; i++) {
+		if (atomic_load_explicit(&pool->lanes[i].counts.seen, memory_order_acquire) !=
+		    generation)
+			return false;
+	}
+	return true;
+}
+
+static uint64_t get(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void lanes_totals(const struct lane_pool *pool, struct lane_totals *t)
+{
+	memset(t, 0, sizeof(*t));
+	for (unsigned int i = 0; i < pool->lane_count; i++) {
+		const struct lane_counts *c = &pool->lanes[i].counts;
+
+		t->bytes += get(&c->bytes);
+		t->pages += get(&c->pages);
+		t->zero_pages += get(&c->zero_pages);
+		t->first_bytes += get(&c->first_bytes);
+		t->cpu_ns += get(&c->cpu_ns);
+		t->resent_pages += get(&c->resent_pages);
+		if (get(&c->first_done_ns) > t->first_done_ns)
+			t->first_done_ns = get(&c->first_done_ns);
+		if (get(&c->sweeps) > t->sweeps)
+			t->sweeps = get(&c->sweeps);
+	}
+}
+
+uint64_t lanes_minimum(const struct lane_pool *pool)
+{
+	uint64_t pages = 0;
+
+	for (unsigned int i = 0; i < pool->map->region_count; i++) {
+		for (uint64_t w = 0; w < pool->map->regions[i].words; w++)
+			pages += (uint64_t)__builtin_popcountll(pool->sent[i][w]);
+	}
+	return pages * VMFERRY_PAGE_SIZE;
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The source's insides, shared by its files: source.c (the object), source_run.c (the way from SETUP to the end),
+ * source_precopy.c, source_switchover.c, source_report.c.
+ *
+ * OWNERSHIP  Everything belongs to the control thread while it runs, but for what is marked otherwise.
+ */
+#ifndef ENGINE_SOURCE_H
+#define ENGINE_SOURCE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <vmferry/migration.h>
+
+#include "harvester.h"
+#include "hash.h"
+#include "lanes.h"
+#include "messages.h"
+#include "migrator/dirty/map.h"
+#include "migrator/dirty/tracker.h"
+#include "phase.h"
+#include "predict.h"
+
+/* The control thread looks at cancel, timeout and lanes this often. */
+#define SOURCE_TICK_NS 2000000ull
+
+#define SAMPLES_MAX 64u
+#define REASON_MAX  512u
+
+/* How pre-copy went, at regular intervals that double when the list is full. */
+struct source_sample {
+	uint64_t at_ns; /* since the migration began */
+	uint64_t sent_bytes;
+	uint64_t remaining_bytes;
+	uint64_t dirty_rate;
+	uint64_t predicted_ns;
+};
+
+/* Moments of the switchover, CLOCK_MONOTONIC. */
+struct source_moments {
+	uint64_t pause; /* the blackout begins */
+	uint64_t paused;
+	uint64_t harvested;
+	uint64_t saved;
+	uint64_t state_sent;
+	uint64_t lanes_done;
+	uint64_t ready;
+	uint64_t go;
+	uint64_t running;
+	uint64_t resumed; /* only when it failed */
+};
+
+struct vmferry_source {
+	/* Set by new, then read only. */
+	struct vmferry_vm vm;
+	struct vmferry_source_ops ops;
+	struct vmferry_source_options options;
+	void *ctx;
+	char *uri;
+	uint8_t id[MIGRATION_ID_BYTES];
+
+	/* Shared: atomics and what @lock guards. */
+	struct phase_machine phase;
+	pthread_mutex_t lock;
+	pthread_cond_t over;
+	bool cancelled; /* @lock */
+	bool committed; /* @lock: GO may have been said, cancel comes too late */
+	bool ended;	/* @lock */
+	int result;	/* @lock, valid when ended */
+	int done_fd;	/* eventfd */
+	_Atomic uint64_t predicted_ns;
+	_Atomic uint64_t bandwidth; /* placed bytes a second */
+	_Atomic uint64_t remaining;
+	_Atomic uint32_t round;
+	_Atomic uint64_t sent_bytes;
+	_Atomic uint64_t content_bytes;
+	_Atomic uint64_t ended_ns;
+	struct harvester harvester; /* its own rules */
+	struct dirty_map *map;	    /* atomic bits */
+
+	/* Control thread. */
+	bool started;
+	pthread_t thread;
+	struct vmferry_session *session;
+	struct tracker *tracker;
+	struct vmferry_memory *memories[VMFERRY_REGIONS_MAX];
+	struct lane_pool *lanes;
+	bool paused; /* by us */
+	uint64_t began_ns;
+	uint64_t precopy_ns; /* moment */
+	struct predict_parts parts;
+	uint64_t ping_sent_ns;
+	uint64_t pong_ns;      /* last sign of life */
+	uint64_t rehearsed_ns; /* when the last rehearsal was */
+	uint32_t rehearsals;
+	uint32_t fence;	 /* the last that was set or asked for */
+	bool marking;	 /* --verify: lanes are setting @fence */
+	bool hash_asked; /* --verify: HASH was said and HASHED has not come */
+	bool hashed;	 /* --verify: everything was hashed once */
+	uint32_t hash_rounds;
+	uint64_t hash_ns;
+	struct hash_table *hashes; /* of the destination, when --verify */
+	uint64_t mismatches;
+	int verified; /* -1 not asked or not known, 0 differs, 1 equal */
+	struct source_sample samples[SAMPLES_MAX];
+	uint32_t sample_count;
+	uint64_t sample_every_ns;
+	struct source_moments at;
+	struct destination_times there;
+	struct closing closing; /* words not kept */
+	uint64_t state_bytes;
+	uint64_t residual_pages;
+	uint64_t blackout_ns;
+	uint64_t predicted_at_switch_ns;
+	struct lane_totals totals;
+	uint64_t minimum_bytes; /* pages that had to be sent, each once */
+	struct vmferry_problems *problems;
+	char reason[REASON_MAX];
+	const char *tracker_name;
+	const char *transport; /* static text of the transport's, NULL before there is a session */
+	unsigned int lane_count;
+	uint64_t wire_bytes;
+	uint64_t submissions;
+	uint64_t stall_ns;
+	uint64_t cpu_ns;
+};
+
+/* The control thread's way, source_run.c. */
+void *source_main(void *arg);
+
+/*
+ * Waits for one message until @deadline, in ticks, answering pings and looking at cancel, the time limit and the lanes.
+ * 0 and a message of type @expected; its data is the caller's.
+ */
+int source_expect(struct vmferry_source *s, uint32_t expected, uint64_t deadline,
+		  struct vmferry_message *message);
+
+/* -ECANCELED after a cancel, -ETIME past the time limit, the lanes' error; else 0. */
+int source_check(struct vmferry_source *s);
+
+/* One turn: takes a message if one comes before the tick ends and deals with PONG and HASHED. */
+int source_tick(struct vmferry_source *s);
+
+/* Remembers why it ended, the first time. */
+__attribute__((format(printf, 2, 3))) void source_because(struct vmferry_source *s, const char *fmt,
+							  ...);
+
+/* PRECOPY until the blackout is predicted to be short enough; source_precopy.c. */
+int source_precopy(struct vmferry_source *s);
+
+/* What the blackout would be now. */
+uint64_t source_predict(struct vmferry_source *s);
+
+/*
+ * SWITCHOVER up to RUNNING; source_switchover.c. 0: the guest runs at the destination. Before the commit point any
+ * error; behind it -EINPROGRESS if nobody knows, or -ECONNABORTED if the destination has given up for good.
+ */
+int source_switchover(struct vmferry_source *s);
+
+/*
+ * A pause, save and resume whose cost goes into the prediction, and whose state the destination loads for trial: a state that
+ * cannot be loaded there is found here, with the guest running.
+ */
+int source_rehearse(struct vmferry_source *s);
+
+/* Takes the destination's hashes and compares; source_switchover.c. */
+int source_verify(struct vmferry_source *s);
+
+#endif

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: MIT */
+/* The source's control thread: SETUP, CHECK, PRECOPY, SWITCHOVER, and every way to end. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "content.h"
+#include "source.h"
+#include "verify.h"
+
+#define CONNECT_NS     (10 * NS_PER_S)
+#define VERDICT_NS     (60 * NS_PER_S)
+#define REHEARSED_NS   (10 * NS_PER_S)
+#define PONG_NS	       (5 * NS_PER_S)
+#define PING_EVERY_NS  (50 * NS_PER_MS)
+#define CLOSING_NS     (60 * NS_PER_S)
+#define ABORT_NS       (50 * NS_PER_MS)
+#define PINGS_AT_CHECK 4
+
+void source_because(struct vmferry_source *s, const char *fmt, ...)
+{
+	va_list args;
+
+	if (s->reason[0] != 0)
+		return;
+	va_start(args, fmt);
+	vsnprintf(s->reason, sizeof(s->reason), fmt, args);
+	va_end(args);
+}
+
+int source_check(struct vmferry_source *s)
+{
+	bool cancelled;
+
+	pthread_mutex_lock(&s->lock);
+	cancelled = s->cancelled;
+	pthread_mutex_unlock(&s->lock);
+	if (cancelled) {
+		source_because(s, "cancelled");
+		return -ECANCELED;
+	}
+	if (vmferry_now() - s->began_ns > s->options.timeout_ns) {
+		source_because(
+			s,
+			"not converged within %llu ms: predicted blackout %llu us over the limit of "
+			"%llu us, dirty rate %llu MB/s, link %llu MB/s",
+			(unsigned long long)(s->options.timeout_ns / NS_PER_MS),
+			(unsigned long long)(atomic_load(&s->predicted_ns) / NS_PER_US),
+			(unsigned long long)(s->options.downtime_ns / NS_PER_US),
+			(unsigned long long)(atomic_load(&s->harvester.dirty_rate) / 1000000),
+			(unsigned long long)(atomic_load(&s->bandwidth) / 1000000));
+		return -ETIME;
+	}
+	if (atomic_load(&s->harvester.error) < 0) {
+		source_because(s, "dirty tracking failed: %s",
+			       strerror(-atomic_load(&s->harvester.error)));
+		return atomic_load(&s->harvester.error);
+	}
+	if (s->lanes != NULL && lanes_error(s->lanes) < 0) {
+		source_because(s, "a lane failed: %s", strerror(-lanes_error(s->lanes)));
+		return lanes_error(s->lanes);
+	}
+	return 0;
+}
+
+static int take_pong(struct vmferry_source *s)
+{
+	uint64_t now = vmferry_now();
+	uint64_t rtt = now - s->ping_sent_ns;
+
+	if (s->ping_sent_ns == 0)
+		return 0;
+	if (s->parts.rtt_ns == 0 || rtt < s->parts.rtt_ns)
+		s->parts.rtt_ns = rtt;
+	s->ping_sent_ns = 0;
+	s->pong_ns = now;
+	return 0;
+}
+
+static int take_hashed(struct vmferry_source *s, const struct vmferry_message *m)
+{
+	int r = number_unpack(m, &s->hash_ns);
+
+	if (r < 0)
+		return r;
+	/* Only the first time is it known how much was hashed. */
+	if (!s->hashed && s->hash_ns > 0)
+		s->parts.hash_rate = (uint64_t)((double)atomic_load(&s->content_bytes) *
+						(double)NS_PER_S / (double)s->hash_ns);
+	s->hash_asked = false;
+	s->hashed = true;
+	return 0;
+}
+
+/* Deals with what may come at any time: 1 if it was such a message, 0 if not. */
+static int take_common(struct vmferry_source *s, const struct vmferry_message *m)
+{
+	int r;
+
+	if (m->type == MESSAGE_PONG)
+		r = take_pong(s);
+	else if (m->type == MESSAGE_HASHED && s->hash_asked)
+		r = take_hashed(s, m);
+	else
+		return 0;
+	return r < 0 ? r : 1;
+}
+
+static int lost(struct vmferry_source *s, int r)
+{
+	source_because(s, "the connection to %s failed: %s", s->uri, strerror(-r));
+	return r;
+}
+
+/* The next message that is not common, or -ETIMEDOUT after a tick. */
+static int next_message(struct vmferry_source *s, uint64_t deadline, struct vmferry_message *m)
+{
+	int r = source_check(s);
+
+	if (r < 0)
+		return r;
+	r = vmferry_recv(s->session, m, deadline);
+	if (r == -ETIMEDOUT)
+		return r;
+	if (r < 0)
+		return lost(s, r);
+	r = take_common(s, m);
+	if (r == 0)
+		return 0;
+	vmferry_message_free(m);
+	return r < 0 ? r : -ETIMEDOUT;
+}
+
+static int refuse_message(struct vmferry_source *s, struct vmferry_message *m, const char *expected)
+{
+	int r = message_unexpected("source", m, expected);
+	char text[256];
+
+	message_text(m, text, sizeof(text));
+	if (m->type == MESSAGE_ABORT)
+		source_because(s, "the destination gave up: %s", text);
+	else
+		source_because(s, "protocol error: %s came where %s was expected",
+			       message_name(m->type), expected);
+	vmferry_message_free(m);
+	return r;
+}
+
+int source_expect(struct vmferry_source *s, uint32_t expected, uint64_t deadline,
+		  struct vmferry_message *m)
+{
+	for (;;) {
+		uint64_t now = vmferry_now();
+		uint64_t tick = now + SOURCE_TICK_NS;
+		int r = next_message(s, tick < deadline ? tick : deadline, m);
+
+		if (r == 0 && m->type == expected)
+			return 0;
+		if (r == 0)
+			return refuse_message(s, m, message_name(expected));
+		if (r != -ETIMEDOUT)
+			return r;
+		if (now >= deadline) {
+			log_error("source %s: no message %s in time: the destination hangs or the "
+				  "network is cut",
+				  s->uri, message_name(expected));
+			source_because(s, "no %s from the destination in time",
+				       message_name(expected));
+			return -ETIMEDOUT;
+		}
+	}
+}
+
+static int ping(struct vmferry_source *s)
+{
+	uint64_t now = vmferry_now();
+
+	if (s->ping_sent_ns != 0 && now - s->ping_sent_ns > PONG_NS) {
+		log_error("source %s: no answer to a ping for %llu s: the destination hangs or the "
+			  "network is cut",
+			  s->uri, PONG_NS / NS_PER_S);
+		source_because(s, "the destination does not answer");
+		return -ETIMEDOUT;
+	}
+	if (s->ping_sent_ns != 0 || now - s->pong_ns < PING_EVERY_NS)
+		return 0;
+	s->ping_sent_ns = now;
+	return message_send_number(s->session, MESSAGE_PING, now, now + PONG_NS);
+}
+
+int source_tick(struct vmferry_source *s)
+{
+	struct vmferry_message m;
+	int r = ping(s);
+
+	if (r < 0)
+		return r;
+	r = next_message(s, vmferry_now() + SOURCE_TICK_NS, &m);
+	if (r == 0)
+		return refuse_message(s, &m, "pong or hashed");
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+/* ---- SETUP and CHECK --------------------------------------------------------------------------------------- */
+
+static int setup(struct vmferry_source *s)
+{
+	uint64_t limit = s->options.timeout_ns < CONNECT_NS ? s->options.timeout_ns : CONNECT_NS;
+	uint64_t bytes;
+	int r;
+
+	if (s->options.on_phase != NULL)
+		s->options.on_phase(s->ctx, VMFERRY_SETUP);
+	r = tracker_new(s->options.tracker, &s->vm, s->map, &s->tracker);
+	if (r < 0) {
+		source_because(s, "the dirty tracker that was asked for cannot be had: %s",
+			       strerror(-r));
+		return r;
+	}
+	s->tracker_name = tracker_name(s->tracker);
+	r = content_bytes(s->vm.regions, s->vm.region_count, &bytes);
+	if (r < 0)
+		return r;
+	atomic_store(&s->content_bytes, bytes);
+	r = vmferry_connect(s->uri, &s->options.transport, s->began_ns + limit, &s->session);
+	if (r < 0) {
+		source_because(s, "cannot connect to %s: %s", s->uri, strerror(-r));
+		return r;
+	}
+	s->lane_count = vmferry_session_lanes(s->session);
+	s->transport = vmferry_session_transport(s->session);
+	return source_check(s);
+}
+
+/* The extents that the destination populates ahead; past the maximum it faults them in as they come. */
+static int offer_content(struct vmferry_source *s, struct offer *o)
+{
+	o->extents = calloc(OFFER_EXTENTS_MAX, sizeof(*o->extents));
+	if (o->extents == NULL)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < s->vm.region_count; i++) {
+		struct content_extent e;
+		uint64_t offset = 0;
+		int r;
+
+		while (o->extent_count < OFFER_EXTENTS_MAX &&
+		       (r = content_next(&s->vm.regions[i], offset, &e)) != 0) {
+			if (r < 0)
+				return r;
+			o->extents[o->extent_count++] = (struct offer_extent){i, e};
+			offset = e.offset + e.length;
+		}
+	}
+	return 0;
+}
+
+static int fill_offer(struct vmferry_source *s, const struct vmferry_blob *spec, struct offer *o)
+{
+	o->version = ENGINE_VERSION;
+	o->page_size = VMFERRY_PAGE_SIZE;
+	o->verify = s->options.verify;
+	memcpy(o->id, s->id, sizeof(o->id));
+	o->region_count = s->vm.region_count;
+	for (unsigned int i = 0; i < s->vm.region_count; i++)
+		o->regions[i] =
+			(struct offer_region){s->vm.regions[i].address, s->vm.regions[i].size};
+	o->spec = vmferry_blob_data(spec);
+	o->spec_length = vmferry_blob_size(spec);
+	return offer_content(s, o);
+}
+
+static int send_offer(struct vmferry_source *s)
+{
+	struct vmferry_blob *spec = NULL, *blob = NULL;
+	struct offer *o = calloc(1, sizeof(*o));
+	int r;
+
+	if (o == NULL)
+		return -ENOMEM;
+	r = vmferry_blob_new(&spec);
+	r = r < 0 ? r : vmferry_blob_new(&blob);
+	r = r < 0 ? r : s->ops.describe(s->ctx, spec);
+	r = r < 0 ? r : fill_offer(s, spec, o);
+	r = r < 0 ? r : offer_pack(o, blob);
+	r = r < 0 ? r
+		  : message_send(s->session, VMFERRY_CONTROL, MESSAGE_OFFER, &blob,
+				 vmferry_now() + CONNECT_NS);
+	if (r < 0)
+		source_because(s, "the offer could not be made: %s", strerror(-r));
+	vmferry_blob_free(&blob);
+	vmferry_blob_free(&spec);
+	offer_free(o);
+	free(o);
+	return r;
+}
+
+static int take_verdict(struct vmferry_source *s)
+{
+	struct vmferry_message m;
+	size_t count;
+	int r = source_expect(s, MESSAGE_VERDICT, vmferry_now() + VERDICT_NS, &m);
+
+	if (r < 0)
+		return r;
+	r = verdict_unpack(&m, s->problems);
+	vmferry_message_free(&m);
+	if (r < 0)
+		return r;
+	count = vmferry_problems_count(s->problems);
+	if (count == 0)
+		return 0;
+	source_because(s, "the destination cannot take this guest: %zu problems, the first: %s",
+		       count, vmferry_problems_get(s->problems, 0));
+	for (size_t i = 0; vmferry_problems_get(s->problems, i) != NULL; i++)
+		log_error("check: %s", vmferry_problems_get(s->problems, i));
+	return -EXDEV;
+}
+
+/* Quiet round trips, before data fills the link: the least of them is what the switchover's messages cost. */
+static int measure_rtt(struct vmferry_source *s)
+{
+	for (int i = 0; i < PINGS_AT_CHECK; i++) {
+		uint64_t now = vmferry_now();
+		int r = message_send_number(s->session, MESSAGE_PING, now, now + PONG_NS);
+
+		s->ping_sent_ns = now;
+		while (r == 0 && s->ping_sent_ns != 0)
+			r = source_tick(s);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int check(struct vmferry_source *s)
+{
+	int r = phase_enter(&s->phase, VMFERRY_CHECK);
+
+	r = r < 0 ? r : send_offer(s);
+	r = r < 0 ? r : take_verdict(s);
+	/* The first one also warms up whatever is done for the first time; the second one is measured. */
+	r = r < 0 ? r : source_rehearse(s);
+	r = r < 0 ? r : source_rehearse(s);
+	return r < 0 ? r : measure_rtt(s);
+}
+
+/* Pauses, saves, resumes. The guest is running again when this returns, unless resume() itself failed. */
+static int rehearse_here(struct vmferry_source *s, struct vmferry_blob *state)
+{
+	uint64_t began = vmferry_now(), paused, saved;
+	int r = s->ops.pause(s->ctx), e;
+
+	if (r < 0) {
+		s->ops.resume(s->ctx);
+		return r;
+	}
+	paused = vmferry_now();
+	r = s->ops.save(s->ctx, state);
+	saved = vmferry_now();
+	e = s->ops.resume(s->ctx);
+	s->parts.pause_ns = paused - began;
+	s->parts.save_ns = saved - paused;
+	s->parts.resume_ns = vmferry_now() - saved;
+	return r < 0 ? r : e;
+}
+
+int source_rehearse(struct vmferry_source *s)
+{
+	struct vmferry_blob *state = NULL;
+	struct vmferry_message m;
+	int r = vmferry_blob_new(&state);
+
+	if (r < 0)
+		return r;
+	r = rehearse_here(s, state);
+	if (r < 0)
+		source_because(s, "the VM could not be paused and saved for trial: %s",
+			       strerror(-r));
+	else
+		r = message_send(s->session, VMFERRY_CONTROL, MESSAGE_REHEARSE, &state,
+				 vmferry_now() + REHEARSED_NS);
+	vmferry_blob_free(&state);
+	r = r < 0 ? r : source_expect(s, MESSAGE_REHEARSED, vmferry_now() + REHEARSED_NS, &m);
+	if (r < 0)
+		return r;
+	r = number_unpack(&m, &s->parts.load_ns);
+	vmferry_message_free(&m);
+	s->rehearsed_ns = vmferry_now();
+	s->rehearsals++;
+	return r;
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------------- */
+
+static int take_closing(struct vmferry_source *s)
+{
+	struct vmferry_message m;
+	int r = vmferry_recv(s->session, &m, vmferry_now() + CLOSING_NS);
+
+	if (r < 0)
+		return r;
+	if (m.type != MESSAGE_CLOSING) {
+		r = message_unexpected("source", &m, "closing");
+	} else {
+		r = closing_unpack(&m, &s->closing);
+		if (r == 0 && s->ops.committed != NULL)
+			s->ops.committed(s->ctx, s->closing.words, s->closing.words_length);
+		s->closing.words = NULL;
+	}
+	vmferry_message_free(&m);
+	return r;
+}
+
+/* The guest runs at the destination: whatever goes wrong now changes only what we know of it. */
+static int finish(struct vmferry_source *s)
+{
+	int r = 0;
+
+	if (s->session != NULL && s->options.verify)
+		r = source_verify(s);
+	if (s->session != NULL && r == 0)
+		r = take_closing(s);
+	if (s->session == NULL || r < 0)
+		log_warn(
+			"source %s: the guest runs at the destination but its last words were lost: %s",
+			s->uri, r < 0 ? strerror(-r) : "connection lost");
+	return s->verified == 0 ? -EILSEQ : 0;
+}
+
+static void say_abort(struct vmferry_source *s)
+{
+	if (s->session != NULL)
+		vmferry_send(s->session, VMFERRY_CONTROL, MESSAGE_ABORT, s->reason,
+			     strlen(s->reason), vmferry_now() + ABORT_NS);
+}
+
+static void resume_guest(struct vmferry_source *s)
+{
+	int r;
+
+	if (!s->paused)
+		return;
+	r = s->ops.resume(s->ctx);
+	if (r < 0)
+		log_error(
+			"source: the guest could not be resumed: %s: it is paused, resume it by hand",
+			strerror(-r));
+	s->paused = false;
+	s->at.resumed = vmferry_now();
+}
+
+static void keep_counts(struct vmferry_source *s)
+{
+	struct vmferry_lane_stats stats;
+
+	if (s->lanes != NULL)
+		lanes_totals(s->lanes, &s->totals);
+	if (s->at.lanes_done != 0)
+		s->minimum_bytes = lanes_minimum(s->lanes);
+	for (unsigned int i = 0; s->session != NULL && i < s->lane_count; i++) {
+		if (vmferry_lane_stats(s->session, i, &stats) < 0)
+			continue;
+		s->wire_bytes += stats.wire_bytes;
+		s->submissions += stats.submissions;
+		s->stall_ns += stats.stall_ns;
+	}
+}
+
+/* Releases in the order in which things lean on each other; the guest was resumed before if it shall run here. */
+static void tear_down(struct vmferry_source *s)
+{
+	if (s->session != NULL)
+		vmferry_session_shutdown(s->session);
+	keep_counts(s);
+	harvester_end(&s->harvester);
+	lanes_free(&s->lanes);
+	tracker_free(&s->tracker);
+	for (unsigned int i = 0; i < s->vm.region_count; i++)
+		vmferry_deregister(&s->memories[i]);
+	vmferry_session_close(&s->session);
+	hash_table_free(&s->hashes);
+	s->cpu_ns = thread_cpu_ns();
+}
+
+static enum vmferry_phase final_phase(int r)
+{
+	switch (r) {
+	case 0:
+	case -EILSEQ:
+		return VMFERRY_DONE;
+	case -ECANCELED:
+		return VMFERRY_CANCELLED;
+	case -EINPROGRESS:
+		return VMFERRY_INDETERMINATE;
+	default:
+		return VMFERRY_FAILED;
+	}
+}
+
+static void conclude(struct vmferry_source *s, int r)
+{
+	enum vmferry_phase last = final_phase(r);
+	uint64_t one = 1;
+
+	if (last == VMFERRY_CANCELLED || last == VMFERRY_FAILED) {
+		source_because(s, "%s", strerror(-r));
+		resume_guest(s);
+		say_abort(s);
+	}
+	tear_down(s);
+	atomic_store(&s->ended_ns, vmferry_now());
+	phase_enter(&s->phase, last);
+	pthread_mutex_lock(&s->lock);
+	s->result = r;
+	s->ended = true;
+	pthread_cond_broadcast(&s->over);
+	pthread_mutex_unlock(&s->lock);
+	if (write(s->done_fd, &one, sizeof(one)) < 0)
+		log_error("source: eventfd: %s", strerror(errno));
+}
+
+void *source_main(void *arg)
+{
+	struct vmferry_source *s = arg;
+	int r = setup(s);
+
+	r = r < 0 ? r : check(s);
+	r = r < 0 ? r : source_precopy(s);
+	r = r < 0 ? r : source_switchover(s);
+	conclude(s, r < 0 ? r : finish(s));
+	return NULL;
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#include "pair.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static struct {
+	pthread_mutex_t lock;
+	char text[1 << 16];
+	size_t used;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void keep(void *ctx, enum vmferry_log_level level, const char *line)
+{
+	size_t length = strlen(line);
+
+	(void)ctx;
+	(void)level;
+	pthread_mutex_lock(&kept.lock);
+	if (kept.used + length + 2 < sizeof(kept.text)) {
+		memcpy(kept.text + kept.used, line, length);
+		kept.used += length;
+		kept.text[kept.used++] = '\n';
+	}
+	pthread_mutex_unlock(&kept.lock);
+}
+
+void log_keep(void)
+{
+	vmferry_set_log(keep, NULL, VMFERRY_LOG_INFO);
+}
+
+bool log_has(const char *text)
+{
+	bool found;
+
+	pthread_mutex_lock(&kept.lock);
+	found = strstr(kept.text, text) != NULL;
+	pthread_mutex_unlock(&kept.lock);
+	return found;
+}
+
+static void *accept_thread(void *arg)
+{
+	struct accepting *a = arg;
+
+	a->ret = vmferry_accept(a->listener, a->deadline, &a->session);
+	return NULL;
+}
+
+void accept_begin(struct accepting *a, struct vmferry_listener *listener, uint64_t deadline)
+{
+	*a = (struct accepting){.listener = listener, .deadline = deadline};
+	cr_assert_eq(pthread_create(&a->thread, NULL, accept_thread, a), 0);
+}
+
+int accept_end(struct accepting *a)
+{
+	pthread_join(a->thread, NULL);
+	return a->ret;
+}
+
+static struct vmferry_transport_options options_for(unsigned int lanes)
+{
+	return (struct vmferry_transport_options){.size = sizeof(struct vmferry_transport_options),
+						  .lanes = lanes};
+}
+
+static void open_ends(struct vmferry_listener *listener, unsigned int lanes,
+		      struct vmferry_session **source, struct vmferry_session **destination)
+{
+	struct vmferry_transport_options o = options_for(lanes);
+	struct accepting a;
+	int ret;
+
+	accept_begin(&a, listener, PATIENT);
+	ret = vmferry_connect(vmferry_listener_uri(listener), &o, PATIENT, source);
+	cr_assert_eq(ret, 0, "connect: %s", strerror(-ret));
+	ret = accept_end(&a);
+	cr_assert_eq(ret, 0, "accept: %s", strerror(-ret));
+	*destination = a.session;
+}
+
+void pair_open(struct pair *pair, unsigned int lanes)
+{
+	cr_assert_eq(vmferry_listen(LOOP, NULL, &pair->listener), 0);
+	open_ends(pair->listener, lanes, &pair->source, &pair->destination);
+}
+
+void pair_close(struct pair *pair)
+{
+	vmferry_session_close(&pair->source);
+	vmferry_session_close(&pair->destination);
+	vmferry_listener_close(&pair->listener);
+	cr_assert_null(pair->source);
+	cr_assert_null(pair->destination);
+	cr_assert_null(pair->listener);
+}
+
+void expect_good_source(struct vmferry_listener *listener, unsigned int lanes)
+{
+	struct vmferry_session *source = NULL;
+	struct vmferry_session *destination = NULL;
+	struct vmferry_message m;
+
+	open_ends(listener, lanes, &source, &destination);
+	cr_assert_eq(vmferry_send(source, VMFERRY_CONTROL, 9, "x", 1, PATIENT), 0);
+	cr_assert_eq(vmferry_recv(destination, &m, PATIENT), 0);
+	cr_assert_eq(m.type, 9);
+	vmferry_message_free(&m);
+	vmferry_session_close(&source);
+	vmferry_session_close(&destination);
+}
+
+void *pages_new(size_t bytes, int fill)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	cr_assert_neq(p, MAP_FAILED);
+	memset(p, fill, bytes);
+	return p;
+}
+
+void pages_free(void *pages, size_t bytes)
+{
+	munmap(pages, bytes);
+}
+
+uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+void fill_random(void *data, size_t bytes, uint64_t seed)
+{
+	uint8_t *p = data;
+
+	for (size_t i = 0; i < bytes; i++)
+		p[i] = (uint8_t)(next_random(&seed) >> 32);
+}
+
+void write_all(struct vmferry_session *s, unsigned int lane, const struct vmferry_write *writes,
+	       unsigned int count)
+{
+	unsigned int done = 0;
+
+	while (done < count) {
+		int n = vmferry_lane_write(s, lane, writes + done, count - done, PATIENT);
+
+		cr_assert_gt(n, 0, "write: %s", strerror(-n));
+		done += (unsigned int)n;
+	}
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#include "raw.h"
+
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "pair.h"
+
+int raw_connect(const struct vmferry_listener *listener)
+{
+	const char *uri = vmferry_listener_uri(listener);
+	struct sockaddr_in to = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_port = htons((uint16_t)strtoul(strrchr(uri, ':') + 1, NULL, 10)),
+	};
+	struct timeval five = {.tv_sec = 5};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	cr_assert_geq(fd, 0);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &five, sizeof(five));
+	cr_assert_eq(connect(fd, (const struct sockaddr *)&to, sizeof(to)), 0);
+	return fd;
+}
+
+void raw_send(int fd, const void *data, size_t length)
+{
+	/* The other side may close in the middle: that is what most of these tests are about. */
+	(void)!send(fd, data, length, MSG_NOSIGNAL);
+}
+
+bool raw_recv(int fd, void *data, size_t length)
+{
+	return recv(fd, data, length, MSG_WAITALL) == (ssize_t)length;
+}
+
+bool raw_closed(int fd)
+{
+	char bytes[512];
+	ssize_t n;
+
+	do {
+		n = recv(fd, bytes, sizeof(bytes), 0);
+	} while (n > 0);
+	return n == 0 || errno == ECONNRESET;
+}
+
+int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer)
+{
+	struct hello_control hello = {.lanes = lanes, .transport = VMFERRY_TRANSPORT_TCP};
+	uint8_t bytes[HELLO_CONTROL];
+	uint8_t reply[ANSWER_BYTES];
+	int fd = raw_connect(listener);
+
+	hello_control_encode(&hello, bytes);
+	raw_send(fd, bytes, sizeof(bytes));
+	cr_assert(raw_recv(fd, reply, sizeof(reply)));
+	cr_assert_eq(answer_prefix_decode(reply, answer), 0);
+	cr_assert_eq(answer->status, ANSWER_OK);
+	answer_decode(reply + ANSWER_PREFIX, answer);
+	return fd;
+}
+
+void raw_lane_hello(const struct answer *answer, unsigned int number, uint8_t bytes[HELLO_LANE])
+{
+	struct hello_lane hello = {.number = number};
+
+	memcpy(hello.session, answer->session, SESSION_ID_BYTES);
+	cr_assert_eq(lane_prove(answer->secret, &hello), 0);
+	hello_lane_encode(&hello, bytes);
+}
+
+void raw_session_open(struct raw_session *raw)
+{
+	uint8_t hello[HELLO_LANE];
+	uint8_t ready[READY_BYTES];
+	struct accepting a;
+	struct answer answer;
+
+	if (raw->listener == NULL)
+		cr_assert_eq(vmferry_listen(LOOP, NULL, &raw->listener), 0);
+	accept_begin(&a, raw->listener, PATIENT);
+	raw->control = raw_control(raw->listener, 1, &answer);
+	raw->lane = raw_connect(raw->listener);
+	raw_lane_hello(&answer, 0, hello);
+	raw_send(raw->lane, hello, sizeof(hello));
+	cr_assert(raw_recv(raw->control, ready, sizeof(ready)));
+	cr_assert_eq(accept_end(&a), 0);
+	raw->destination = a.session;
+}
+
+void raw_session_close(struct raw_session *raw)
+{
+	close(raw->control);
+	close(raw->lane);
+	vmferry_session_close(&raw->destination);
+}

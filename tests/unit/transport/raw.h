@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* A peer that speaks, or breaks, the protocol byte by byte. */
+#ifndef TEST_RAW_H
+#define TEST_RAW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <vmferry/transport.h>
+
+#include "transport/handshake.h"
+
+/* A plain connection to the listener; blocking, with a timeout of five seconds. */
+int raw_connect(const struct vmferry_listener *listener);
+void raw_send(int fd, const void *data, size_t length);
+
+/* Reads exactly so much; false if the connection ended before. */
+bool raw_recv(int fd, void *data, size_t length);
+
+/* Whether the other side closes within five seconds, whatever it says before. */
+bool raw_closed(int fd);
+
+/* Says hello for @lanes and returns the answer. */
+int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer);
+
+/* A lane's hello, with the right proof. */
+void raw_lane_hello(const struct answer *answer, unsigned int number, uint8_t bytes[HELLO_LANE]);
+
+/* A session of one lane whose source is this test: control and lane are plain fds. */
+struct raw_session {
+	struct vmferry_listener *listener;
+	struct vmferry_session *destination;
+	int control;
+	int lane;
+};
+
+void raw_session_open(struct raw_session *raw);
+void raw_session_close(struct raw_session *raw);
+
+#endif

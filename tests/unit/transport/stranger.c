@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/* What may come to a listener besides a good source, and that none of it keeps one out. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/wire.h"
+#include "pair.h"
+#include "raw.h"
+
+static struct vmferry_listener *listener;
+
+static void setup(void)
+{
+	log_keep();
+	cr_assert_eq(vmferry_listen(LOOP, NULL, &listener), 0);
+}
+
+static void teardown(void)
+{
+	vmferry_listener_close(&listener);
+}
+
+TestSuite(stranger, .init = setup, .fini = teardown, .timeout = 30);
+
+Test(stranger, garbage__closed_and_good_source_gets_through)
+{
+	static const char http[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+	int fd = raw_connect(listener);
+
+	raw_send(fd, http, sizeof(http));
+	expect_good_source(listener, 2);
+	cr_expect(raw_closed(fd));
+	cr_expect(log_has("it does not speak vmferry"));
+	cr_expect(log_has("connection from 127.0.0.1:"));
+	close(fd);
+}
+
+Test(stranger, silent__does_not_delay_a_good_source)
+{
+	uint64_t begun = vmferry_now();
+	int fds[20];
+
+	for (unsigned int i = 0; i < 20; i++)
+		fds[i] = raw_connect(listener);
+	expect_good_source(listener, 4);
+	cr_expect_lt(vmferry_now() - begun, 1500 * MS);
+	cr_expect(log_has("too many strangers"));
+	for (unsigned int i = 0; i < 20; i++)
+		close(fds[i]);
+}
+
+Test(stranger, silent__closed_after_its_time)
+{
+	struct vmferry_session *session = NULL;
+	int fd = raw_connect(listener);
+
+	raw_send(fd, "VMF", 3);
+	cr_expect_eq(vmferry_accept(listener, vmferry_now() + 2300 * MS, &session), -ETIMEDOUT);
+	cr_expect(raw_closed(fd));
+	cr_expect(log_has("no complete hello in time (3 bytes)"));
+	close(fd);
+}
+
+Test(stranger, hello_byte_by_byte__session)
+{
+	struct hello_control hello = {.transport = VMFERRY_TRANSPORT_TCP};
+	uint8_t bytes[HELLO_CONTROL];
+	uint8_t reply[ANSWER_BYTES + READY_BYTES];
+	struct accepting a;
+	int fd = raw_connect(listener);
+
+	accept_begin(&a, listener, PATIENT);
+	hello_control_encode(&hello, bytes);
+	for (unsigned int i = 0; i < sizeof(bytes); i++) {
+		raw_send(fd, bytes + i, 1);
+		usleep(2000);
+	}
+	cr_expect(raw_recv(fd, reply, sizeof(reply)));
+	cr_assert_eq(accept_end(&a), 0);
+	vmferry_session_close(&a.session);
+	close(fd);
+}
+
+Test(stranger, other_version__told_ours)
+{
+	struct hello_control hello = {.lanes = 1, .transport = VMFERRY_TRANSPORT_TCP};
+	uint8_t bytes[HELLO_CONTROL];
+	uint8_t reply[ANSWER_PREFIX];
+	struct answer answer;
+	int fd = raw_connect(listener);
+
+	hello_control_encode(&hello, bytes);
+	wire_put_u16(bytes + 8, 42);
+	raw_send(fd, bytes, sizeof(bytes));
+	expect_good_source(listener, 1);
+	cr_assert(raw_recv(fd, reply, sizeof(reply)));
+	cr_assert_eq(answer_prefix_decode(reply, &answer), 0);
+	cr_expect_eq(answer.version, PROTOCOL_VERSION);
+	cr_expect_eq(answer.status, ANSWER_VERSION);
+	cr_expect(raw_closed(fd));
+	cr_expect(log_has("it speaks version 42"));
+	close(fd);
+}
+
+struct fake {
+	int fd;
+	uint8_t reply[ANSWER_BYTES];
+	size_t length;
+	pthread_t thread;
+};
+
+static void *fake_thread(void *arg)
+{
+	struct fake *f = arg;
+	uint8_t hello[HELLO_CONTROL];
+	int fd = accept(f->fd, NULL, NULL);
+
+	if (raw_recv(fd, hello, sizeof(hello)))
+		raw_send(fd, f->reply, f->length);
+	close(fd);
+	return NULL;
+}
+
+/* Connects to a destination that answers with these bytes. */
+static int connect_to_fake(struct fake *f)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000001)};
+	socklen_t length = sizeof(at);
+	struct vmferry_session *session = NULL;
+	char uri[64];
+	int ret;
+
+	f->fd = socket(AF_INET, SOCK_STREAM, 0);
+	cr_assert_eq(bind(f->fd, (struct sockaddr *)&at, length), 0);
+	cr_assert_eq(listen(f->fd, 1), 0);
+	getsockname(f->fd, (struct sockaddr *)&at, &length);
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", ntohs(at.sin_port));
+	pthread_create(&f->thread, NULL, fake_thread, f);
+	ret = vmferry_connect(uri, NULL, PATIENT, &session);
+	pthread_join(f->thread, NULL);
+	close(f->fd);
+	cr_expect_null(session);
+	return ret;
+}
+
+Test(stranger, destination_of_other_version__eproto)
+{
+	struct fake f = {.length = ANSWER_PREFIX};
+
+	answer_prefix_encode(ANSWER_VERSION, f.reply);
+	wire_put_u16(f.reply + 8, 42);
+	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+	cr_expect(log_has("peer speaks version 42, this is 1: upgrade"));
+}
+
+Test(stranger, destination_speaks_something_else__eproto)
+{
+	struct fake f = {.reply = "SSH-2.0-OpenSSH_9.2", .length = 19};
+
+	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+	cr_expect(log_has("does not speak vmferry"));
+}
+
+Test(stranger, destination_gives_more_lanes__eproto)
+{
+	struct fake f = {.length = ANSWER_BYTES};
+	struct answer answer = {.lanes = 65};
+
+	answer_encode(&answer, f.reply);
+	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+}
+
+Test(stranger, destination_closes__econnreset)
+{
+	struct fake f = {.length = 0};
+
+	cr_expect_eq(connect_to_fake(&f), -ECONNRESET);
+}
+
+Test(stranger, destination_silent__etimedout)
+{
+	struct vmferry_session *session = NULL;
+	uint64_t begun = vmferry_now();
+
+	cr_expect_eq(
+		vmferry_connect(vmferry_listener_uri(listener), NULL, begun + 200 * MS, &session),
+		-ETIMEDOUT);
+	cr_expect_lt(vmferry_now() - begun, 1000 * MS);
+}
+
+Test(stranger, too_many_lanes_asked_for__closed)
+{
+	struct hello_control hello = {.lanes = 1000000, .transport = VMFERRY_TRANSPORT_TCP};
+	uint8_t bytes[HELLO_CONTROL];
+	int fd = raw_connect(listener);
+
+	hello_control_encode(&hello, bytes);
+	raw_send(fd, bytes, sizeof(bytes));
+	expect_good_source(listener, 1);
+	cr_expect(raw_closed(fd));
+	close(fd);
+}
+
+/* Sends a lane's hello beside a session that waits for two lanes; then those two join, and it is whole. */
+static void join_beside(unsigned int number, unsigned int flip, const char *why)
+{
+	uint8_t hello[HELLO_LANE];
+	uint8_t ready[READY_BYTES];
+	struct answer answer;
+	struct accepting a;
+	int fds[4];
+
+	accept_begin(&a, listener, PATIENT);
+	fds[0] = raw_control(listener, 2, &answer);
+	fds[1] = raw_connect(listener);
+	raw_lane_hello(&answer, 0, hello);
+	raw_send(fds[1], hello, sizeof(hello));
+
+	fds[2] = raw_connect(listener);
+	raw_lane_hello(&answer, number, hello);
+	if (flip > 0)
+		hello[flip] ^= 1;
+	raw_send(fds[2], hello, sizeof(hello));
+	cr_expect(raw_closed(fds[2]));
+	cr_expect(log_has(why), "%s", why);
+
+	fds[3] = raw_connect(listener);
+	raw_lane_hello(&answer, 1, hello);
+	raw_send(fds[3], hello, sizeof(hello));
+	cr_expect(raw_recv(fds[0], ready, sizeof(ready)));
+	cr_assert_eq(accept_end(&a), 0);
+	cr_expect_eq(vmferry_session_lanes(a.session), 2);
+	vmferry_session_close(&a.session);
+	for (unsigned int i = 0; i < 4; i++)
+		close(fds[i]);
+}
+
+Test(stranger, lane_twice__closed)
+{
+	join_beside(0, 0, "joined already");
+}
+
+Test(stranger, lane_not_agreed_on__closed)
+{
+	join_beside(2, 0, "not agreed on");
+}
+
+Test(stranger, wrong_proof__closed)
+{
+	join_beside(1, HELLO_LANE - 1, "its proof is wrong");
+	/* A proof is for one lane: that of lane 1 does not open lane 0. */
+	join_beside(1, 28, "its proof is wrong");
+}
+
+Test(stranger, lane_of_unknown_session__closed)
+{
+	join_beside(1, HELLO_PREFIX, "does not wait for lanes");
+}
+
+Test(stranger, source_goes_before_its_lanes__next_gets_through)
+{
+	struct answer answer;
+	struct accepting a;
+	int fd;
+
+	accept_begin(&a, listener, vmferry_now() + 300 * MS);
+	fd = raw_control(listener, 2, &answer);
+	close(fd);
+	cr_expect_eq(accept_end(&a), -ETIMEDOUT);
+	cr_expect(log_has("gone before all lanes came"));
+	expect_good_source(listener, 2);
+}
+
+Test(stranger, source_talks_too_early__closed)
+{
+	struct answer answer;
+	struct accepting a;
+	int fd;
+
+	accept_begin(&a, listener, vmferry_now() + 500 * MS);
+	fd = raw_control(listener, 2, &answer);
+	raw_send(fd, "x", 1);
+	cr_expect(raw_closed(fd));
+	cr_expect_eq(accept_end(&a), -ETIMEDOUT);
+	cr_expect(log_has("before it was ready"));
+	close(fd);
+}

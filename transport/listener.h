@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A listener and its strangers: connections that have not yet shown what they are. A stranger is first heard; then it is
+ * a lane and joins a session, or it is the control connection of a session that waits for its lanes.
+ */
+#ifndef TRANSPORT_LISTENER_H
+#define TRANSPORT_LISTENER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "transport/handshake.h"
+#include "transport/session.h"
+#include "transport/uri.h"
+
+#define STRANGERS_MAX	     16
+#define STRANGER_PATIENCE_NS 2000000000ull
+
+struct stranger {
+	int fd;		   /* -1: this place is free; owned by the session if there is one */
+	uint64_t deadline; /* put off by each lane that joins */
+	struct address peer;
+	char peer_text[ADDRESS_TEXT_MAX];
+	uint8_t hello[HELLO_MAX];
+	size_t have;
+	struct vmferry_session *session; /* waits for lanes; NULL while the hello is not complete */
+	unsigned int joined;
+};
+
+struct vmferry_listener {
+	struct vmferry_transport_options options;
+	const struct transport_ops *ops;
+	char uri[URI_HOST_MAX + 16];
+	int fd;
+	int epoll_fd; /* all of the others are in it */
+	int stop_fd;  /* eventfd, never read again once written */
+	struct stranger strangers[STRANGERS_MAX];
+};
+
+/* Takes a connection in; the longest waiting stranger gives way if there is no place. */
+void stranger_new(struct vmferry_listener *listener, int fd, const struct address *peer);
+
+/* Something has come from a stranger. 1 with @session set if that completed a session. */
+int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
+		   struct vmferry_session **session);
+
+/* Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none. */
+uint64_t strangers_expire(struct vmferry_listener *listener);
+void strangers_close_all(struct vmferry_listener *listener);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A session: control connection, lanes, registered memory, and the first error, which stays.
+ *
+ * THREADS  Made and filled by one thread before anybody else sees it. Afterwards lanes and fds do not change until
+ *          vmferry_session_close(), so that session_fail() may be called from any thread.
+ */
+#ifndef TRANSPORT_SESSION_H
+#define TRANSPORT_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <vmferry/transport.h>
+
+#include "transport/channel.h"
+#include "transport/handshake.h"
+#include "transport/memory.h"
+#include "transport/ops.h"
+#include "transport/socket.h"
+
+struct vmferry_session {
+	const struct transport_ops *ops;
+	bool is_source;
+	char name[9]; /* the beginning of the identity, for the log */
+	uint8_t id[SESSION_ID_BYTES];
+	uint8_t secret[SECRET_BYTES]; /* wiped when all lanes have joined */
+	struct address peer;
+	char peer_text[ADDRESS_TEXT_MAX];
+
+	struct channel control;
+	atomic_int error; /* the first one, 0: none */
+
+	pthread_mutex_t lock; /* for the fields below and the lanes' fence state */
+	pthread_cond_t
+		fenced; /* a lane has reached a fence or has ended, or the session has failed */
+	pthread_cond_t may_send; /* nobody is sending any more */
+	bool sending;
+
+	struct memory_table memory;
+	unsigned int lane_count;
+	struct lane *lanes[VMFERRY_LANES_MAX];
+};
+
+/* Takes @fd, the control connection, on success only. */
+int session_new(const struct transport_ops *ops, bool is_source, int fd, const struct address *peer,
+		struct vmferry_session **session);
+
+/* Sets the identity and the name that comes of it. */
+void session_identify(struct vmferry_session *session, const uint8_t id[SESSION_ID_BYTES],
+		      const uint8_t secret[SECRET_BYTES]);
+
+/* No further lane can prove itself. */
+void session_forget_secret(struct vmferry_session *session);
+
+/*
+ * Ends the session with @error (negative), if it has not ended before: logs the reason, closes all connections for
+ * reading and writing and wakes all waits. Returns the error that the session ended with first.
+ */
+__attribute__((format(printf, 3, 4))) int session_fail(struct vmferry_session *session, int error,
+						       const char *fmt, ...);
+
+/* The error that it ended with, 0 if it has not. */
+int session_error(const struct vmferry_session *session);
+
+/* Destination, lane threads: a fence has come and everything before it is placed; nothing more will come. */
+void session_fence_reached(struct lane *lane, uint32_t epoch);
+void session_lane_ended(struct lane *lane);
+
+#endif

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Strangers at the listener: heard without ever being waited for, so that nobody who is silent, slow or speaks something
+ * else can keep a source out.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/wire.h"
+#include "transport/listener.h"
+
+static void unwatch(const struct vmferry_listener *listener, int fd)
+{
+	epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void forget(const struct vmferry_listener *listener, struct stranger *stranger)
+{
+	unwatch(listener, stranger->fd);
+	if (stranger->session != NULL) {
+		vmferry_session_close(&stranger->session);
+	} else {
+		char rest[512];
+
+		/* Closing over unread bytes sends a reset, which could overtake the answer that says why. */
+		while (socket_recv(stranger->fd, rest, sizeof(rest)) == sizeof(rest))
+			;
+		close(stranger->fd);
+	}
+	stranger->fd = -1;
+}
+
+__attribute__((format(printf, 3, 4))) static void
+reject(const struct vmferry_listener *listener, struct stranger *stranger, const char *fmt, ...)
+{
+	char why[160];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, sizeof(why), fmt, args);
+	va_end(args);
+	log_warn("listener %s: connection from %s closed: %s", listener->uri, stranger->peer_text,
+		 why);
+	forget(listener, stranger);
+}
+
+static struct stranger *free_place(struct vmferry_listener *listener)
+{
+	struct stranger *first = NULL;
+
+	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
+		struct stranger *s = &listener->strangers[i];
+
+		if (s->fd < 0)
+			return s;
+		/* A session that waits for lanes goes only when there is nobody else. */
+		if (first == NULL || (first->session != NULL && s->session == NULL) ||
+		    ((first->session == NULL) == (s->session == NULL) &&
+		     s->deadline < first->deadline))
+			first = s;
+	}
+	reject(listener, first, "too many strangers at once and it had waited longest");
+	return first;
+}
+
+void stranger_new(struct vmferry_listener *listener, int fd, const struct address *peer)
+{
+	struct stranger *s = free_place(listener);
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
+
+	*s = (struct stranger){
+		.fd = fd,
+		.peer = *peer,
+		.deadline = vmferry_now() + STRANGER_PATIENCE_NS,
+	};
+	address_text(peer, s->peer_text, sizeof(s->peer_text));
+	if (socket_setup(fd) < 0 || epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+		reject(listener, s, "cannot be set up: %s", strerror(errno));
+}
+
+uint64_t strangers_expire(struct vmferry_listener *listener)
+{
+	uint64_t now = vmferry_now();
+	uint64_t next = UINT64_MAX;
+
+	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
+		struct stranger *s = &listener->strangers[i];
+
+		if (s->fd < 0)
+			continue;
+		if (s->deadline <= now && s->session != NULL)
+			reject(listener, s, "%u of %u lanes came in time", s->joined,
+			       s->session->lane_count);
+		else if (s->deadline <= now)
+			reject(listener, s, "no complete hello in time (%zu bytes)", s->have);
+		else if (s->deadline < next)
+			next = s->deadline;
+	}
+	return next;
+}
+
+void strangers_close_all(struct vmferry_listener *listener)
+{
+	for (unsigned int i = 0; i < STRANGERS_MAX; i++)
+		if (listener->strangers[i].fd >= 0)
+			forget(listener, &listener->strangers[i]);
+}
+
+/* All lanes have joined: 1 with the session, which is no stranger any more, or 0 if it did not live to see it. */
+static int complete(struct vmferry_listener *listener, struct stranger *stranger,
+		    struct vmferry_session **session)
+{
+	struct vmferry_session *s = stranger->session;
+	uint8_t ready[READY_BYTES];
+
+	session_forget_secret(s);
+	for (unsigned int i = 0; i < s->lane_count; i++) {
+		if (s->ops->start(s->lanes[i]) < 0) {
+			reject(listener, stranger, "a lane cannot be started");
+			return 0;
+		}
+	}
+	answer_prefix_encode(ANSWER_OK, ready);
+	if (socket_send(stranger->fd, ready, sizeof(ready), false) != sizeof(ready)) {
+		reject(listener, stranger, "it has gone before it was ready");
+		return 0;
+	}
+	unwatch(listener, stranger->fd);
+	stranger->fd = -1;
+	stranger->session = NULL;
+	*session = s;
+	return 1;
+}
+
+static int make_session(struct vmferry_listener *listener, struct stranger *stranger,
+			unsigned int lanes)
+{
+	struct answer answer = {.status = ANSWER_OK, .lanes = lanes};
+	uint8_t bytes[ANSWER_BYTES];
+	int ret = handshake_random(answer.session, answer.secret);
+
+	if (ret < 0)
+		return ret;
+	ret = session_new(listener->ops, false, stranger->fd, &stranger->peer, &stranger->session);
+	if (ret < 0)
+		return ret;
+	session_identify(stranger->session, answer.session, answer.secret);
+	stranger->session->lane_count = lanes;
+	stranger->deadline = vmferry_now() + STRANGER_PATIENCE_NS;
+	answer_encode(&answer, bytes);
+	/* Nothing was sent before: an empty socket buffer takes this whole. */
+	return socket_send(stranger->fd, bytes, sizeof(bytes), false) == sizeof(bytes)
+		       ? 0
+		       : -ECONNRESET;
+}
+
+static unsigned int agree_lanes(const struct vmferry_listener *listener, uint32_t wish)
+{
+	unsigned int most = listener->options.lanes;
+
+	if (most == VMFERRY_LANES_NONE)
+		return 0;
+	if (most == 0)
+		most = VMFERRY_LANES_MAX;
+	return wish < most ? wish : most;
+}
+
+static void refuse(const struct stranger *stranger, enum answer_status status)
+{
+	uint8_t bytes[ANSWER_PREFIX];
+
+	answer_prefix_encode(status, bytes);
+	/* As well as can be: the connection is closed in any case. */
+	(void)!socket_send(stranger->fd, bytes, sizeof(bytes), false);
+}
+
+static int hear_control(struct vmferry_listener *listener, struct stranger *stranger,
+			struct vmferry_session **session)
+{
+	struct hello_control hello;
+	int ret;
+
+	hello_control_decode(stranger->hello + HELLO_PREFIX, &hello);
+	if (hello.transport != listener->options.transport || hello.flags != 0) {
+		refuse(stranger, ANSWER_TRANSPORT);
+		reject(listener, stranger, "it asks for transport %u, flags 0x%x", hello.transport,
+		       hello.flags);
+		return 0;
+	}
+	if (hello.lanes > VMFERRY_LANES_MAX) {
+		reject(listener, stranger, "it asks for %u lanes, %d is the most", hello.lanes,
+		       VMFERRY_LANES_MAX);
+		return 0;
+	}
+	ret = make_session(listener, stranger, agree_lanes(listener, hello.lanes));
+	if (ret < 0) {
+		reject(listener, stranger, "no session can be made: %s", strerror(-ret));
+		return 0;
+	}
+	return stranger->session->lane_count == 0 ? complete(listener, stranger, session) : 0;
+}
+
+static struct stranger *find_session(struct vmferry_listener *listener, const uint8_t *id)
+{
+	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
+		struct stranger *s = &listener->strangers[i];
+
+		if (s->fd >= 0 && s->session != NULL &&
+		    memcmp(s->session->id, id, SESSION_ID_BYTES) == 0)
+			return s;
+	}
+	return NULL;
+}
+
+/* Why this lane may not join, NULL if it may. */
+static const char *check_lane(const struct stranger *owner, const struct hello_lane *hello)
+{
+	if (owner == NULL)
+		return "it says to be a lane of a session that does not wait for lanes";
+	if (lane_check(owner->session->secret, hello) < 0)
+		return "it says to be a lane but its proof is wrong";
+	if (hello->number >= owner->session->lane_count)
+		return "it says to be a lane that was not agreed on";
+	if (owner->session->lanes[hello->number] != NULL)
+		return "it says to be a lane that has joined already";
+	return NULL;
+}
+
+static int hear_lane(struct vmferry_listener *listener, struct stranger *stranger,
+		     struct vmferry_session **session)
+{
+	struct stranger *owner;
+	struct vmferry_session *s;
+	struct hello_lane hello;
+	const char *why;
+
+	hello_lane_decode(stranger->hello + HELLO_PREFIX, &hello);
+	owner = find_session(listener, hello.session);
+	why = check_lane(owner, &hello);
+	if (why != NULL) {
+		reject(listener, stranger, "%s", why);
+		return 0;
+	}
+	s = owner->session;
+	unwatch(listener, stranger->fd);
+	if (s->ops->accept(s, hello.number, stranger->fd, &s->lanes[hello.number]) < 0) {
+		reject(listener, stranger, "no lane can be made of it");
+		return 0;
+	}
+	stranger->fd = -1;
+	owner->deadline = vmferry_now() + STRANGER_PATIENCE_NS;
+	return ++owner->joined == s->lane_count ? complete(listener, owner, session) : 0;
+}
+
+/* Judges the beginning as soon as it is there, so that what speaks something else is not waited for. */
+static size_t hear_prefix(const struct vmferry_listener *listener, struct stranger *stranger)
+{
+	struct hello_prefix prefix;
+	size_t bytes;
+
+	if (hello_prefix_decode(stranger->hello, &prefix) < 0) {
+		reject(listener, stranger, "it does not speak vmferry");
+		return 0;
+	}
+	if (prefix.version != PROTOCOL_VERSION) {
+		refuse(stranger, ANSWER_VERSION);
+		reject(listener, stranger, "it speaks version %u, this is %u: upgrade the older",
+		       prefix.version, PROTOCOL_VERSION);
+		return 0;
+	}
+	bytes = hello_bytes(prefix.kind);
+	if (bytes == 0)
+		reject(listener, stranger, "its hello is of an unknown kind %u", prefix.kind);
+	return bytes;
+}
+
+/* A session that waits for its lanes: nothing may come, so it has gone or breaks the protocol. */
+static int hear_waiting(const struct vmferry_listener *listener, struct stranger *stranger)
+{
+	uint8_t byte;
+	ssize_t n = socket_recv(stranger->fd, &byte, sizeof(byte));
+
+	if (n > 0)
+		reject(listener, stranger, "it sent something before it was ready");
+	else if (n != -EAGAIN)
+		reject(listener, stranger, "it has gone before all lanes came");
+	return 0;
+}
+
+int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
+		   struct vmferry_session **session)
+{
+	size_t whole;
+
+	if (stranger->session != NULL)
+		return hear_waiting(listener, stranger);
+	whole = stranger->have < HELLO_PREFIX
+			? HELLO_PREFIX
+			: hello_bytes((uint16_t)wire_get(stranger->hello + 10, 2));
+	while (stranger->have < whole) {
+		/* Never more than the hello: what follows it belongs to the lane. */
+		ssize_t n = socket_recv(stranger->fd, stranger->hello + stranger->have,
+					whole - stranger->have);
+
+		if (n == -EAGAIN)
+			return 0;
+		if (n < 0) {
+			reject(listener, stranger, "it ended after %zu bytes of a hello",
+			       stranger->have);
+			return 0;
+		}
+		stranger->have += (size_t)n;
+		if (stranger->have == HELLO_PREFIX) {
+			whole = hear_prefix(listener, stranger);
+			if (whole == 0)
+				return 0;
+		}
+	}
+	return whole == HELLO_CONTROL ? hear_control(listener, stranger, session)
+				      : hear_lane(listener, stranger, session);
+}
