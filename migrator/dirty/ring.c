@@ -111,13 +111,19 @@ bool ring_locate(struct ring *r)
 	return true;
 }
 
-uint32_t ring_stale(const struct ring *r)
+void ring_reclaim(struct ring *r)
 {
-	uint32_t stale = 0;
-
 	for (uint32_t i = 0; i < r->entries; i++)
-		stale += (ring_flags(r, i) & KVM_DIRTY_GFN_F_RESET) != 0;
-	return stale;
+		if ((ring_flags(r, i) & KVM_DIRTY_GFN_F_RESET) != 0)
+			__atomic_store_n(&r->gfns[i].flags, (uint32_t)KVM_DIRTY_GFN_F_DIRTY,
+					 __ATOMIC_RELEASE);
+}
+
+bool ring_has_hole(const struct ring *r)
+{
+	/* In this order: KVM pushes them in that order. */
+	return r->located && ring_flags(r, (r->next + 1) & (r->entries - 1)) != 0 &&
+	       ring_flags(r, r->next) == 0;
 }
 
 bool ring_reported_full(const struct ring *r)

@@ -19,7 +19,7 @@ struct ring {
 	uint32_t entries;	    /* a power of two */
 	uint32_t next;		    /* where the reader is, valid once @located */
 	bool located;
-	bool lost;	 /* KVM's index may be before @next, with a gap in between */
+	bool lost;	 /* KVM's index may be before the oldest entry, with a gap in between */
 	uint32_t marked; /* since the last reset that was finished */
 
 	struct kvm_run *run;  /* the VMM's page of the vCPU */
@@ -39,8 +39,14 @@ void ring_unmap(struct ring *r);
  */
 bool ring_locate(struct ring *r);
 
-/* How many entries a reader before this one has marked as collected and not got reset. */
-uint32_t ring_stale(const struct ring *r);
+/* Makes dirty again what a reader before this one has marked as collected and not got reset. */
+void ring_reclaim(struct ring *r);
+
+/*
+ * There is no entry where the reader is, but one right behind it, dirty or already taken. KVM leaves such a hole when it
+ * overwrites the very entry that it is resetting.
+ */
+bool ring_has_hole(const struct ring *r);
 
 /* The vCPU's last exit was for a full ring, or an exit is being made just now. */
 bool ring_reported_full(const struct ring *r);

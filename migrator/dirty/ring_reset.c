@@ -6,7 +6,14 @@
  *           instruction that KVM emulates pushes an entry for every store (REP STOS: up to 1024), and where whole batches are
  *           emulated (PVM) so does each of them. What comes after the last free entry overwrites the oldest. Pages are lost
  *           then, so the caller protects everything anew; and once the ring has been reset, KVM counts entries in it that
- *           are nowhere to be read: its next one comes after a gap. When that is seen, the gap is marked too ("bridged").
+ *           are nowhere to be read: a gap of free entries, at its begin, and its next entry comes after that.
+ *
+ * BOUND     Free entries in a gap are marked too, for else KVM would stand before them for ever. But the reset must not come to
+ *           KVM's own next entry, of which we know nothing: once beyond it KVM counts 2^32 entries, and the vCPU never runs
+ *           again. Two things keep it from that. Where we have read an entry, KVM's next is not before the one that follows:
+ *           that one is left free (bridge()). And a vCPU that KVM holds for a full ring has at least as many entries as
+ *           KVM holds it for: so many may be marked, be they where they are (advance()). Both hold while the vCPU
+ *           pushes on: what is dirty is never marked there, and KVM's next only moves away.
  */
 #include "ring_reset.h"
 
@@ -56,22 +63,24 @@ static int too_late(void)
 	return -ETIMEDOUT;
 }
 
-/* As far as KVM goes. */
-static int pass_to_end(struct rings *r)
+/* As far as KVM goes. *@moved if that was anywhere. */
+static int pass_to_end(struct rings *r, bool *moved)
 {
 	uint64_t deadline = vmferry_now() + RESET_TIMEOUT_NS;
 	unsigned int idle = 0;
 
+	*moved = false;
 	while (idle < IDLE_PASSES) {
 		bool disturbed;
 		int done = pass(r, &disturbed);
 
 		if (done < 0)
 			return done;
-		if (done > 0 && disturbed)
-			r->cut = true;
-		if (done > 0)
+		if (done > 0) {
+			r->cut |= disturbed;
+			*moved = true;
 			return 0;
+		}
 		idle += !disturbed;
 		if (disturbed && vmferry_now() > deadline)
 			return too_late();
@@ -79,93 +88,92 @@ static int pass_to_end(struct rings *r)
 	return 0;
 }
 
-static bool is_marked(const struct ring *ring, uint32_t index)
+/* How many it changed. What the vCPU pushes meanwhile stays. */
+static uint32_t change_flags(struct ring *ring, uint32_t at, uint32_t count, uint32_t from,
+			     uint32_t to)
 {
-	return (ring_flags(ring, index & (ring->entries - 1)) & KVM_DIRTY_GFN_F_RESET) != 0;
-}
+	uint32_t changed = 0;
 
-static void set_flags(struct ring *ring, uint32_t index, uint32_t flags)
-{
-	__atomic_store_n(&ring->gfns[index & (ring->entries - 1)].flags, flags, __ATOMIC_RELEASE);
-}
-
-/* Where a row of marked entries begins. */
-static bool find_marked(const struct ring *ring, uint32_t *at)
-{
-	for (*at = 0; *at < ring->entries; (*at)++)
-		if (is_marked(ring, *at) && !is_marked(ring, *at - 1))
-			return true;
-	*at = 0;
-	return is_marked(ring, 0);
-}
-
-/* What the vCPU has pushed by now must stay. */
-static void unmark(struct ring *ring, uint32_t at, uint32_t count)
-{
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t index = (at + i) & (ring->entries - 1), marked = KVM_DIRTY_GFN_F_RESET;
+		uint32_t index = (at + i) & (ring->entries - 1), expected = from;
 
-		__atomic_compare_exchange_n(&ring->gfns[index].flags, &marked, 0, false,
-					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		changed += __atomic_compare_exchange_n(&ring->gfns[index].flags, &expected, to,
+						       false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	}
+	return changed;
 }
 
-/*
- * Marks entries before those that KVM does not reach, until it does. One by one: what is marked before KVM's index would later
- * take it beyond its own last entry, from where it never comes back. A vCPU that still writes overwrites marks; before that
- * becomes a race without end they are given up, which is one more gap.
- */
-static int bridge(struct rings *r, struct ring *ring, uint32_t *steps)
+static void mark_free(struct ring *ring, uint32_t at, uint32_t count)
 {
-	uint32_t at;
-
-	while (find_marked(ring, &at)) {
-		do {
-			int rc;
-
-			if (++*steps > ring->entries) {
-				unmark(ring, 0, ring->entries);
-				return 0;
-			}
-			at = (at - 1) & (ring->entries - 1);
-			set_flags(ring, at, KVM_DIRTY_GFN_F_RESET);
-			rc = pass_to_end(r);
-			if (rc < 0)
-				return rc;
-		} while (is_marked(ring, at));
-	}
-	return 0;
+	change_flags(ring, at, count, 0, KVM_DIRTY_GFN_F_RESET);
 }
 
-void rings_note_full(struct rings *rings, struct ring *ring)
+static void unmark_all(struct ring *ring)
+{
+	change_flags(ring, 0, ring->entries, KVM_DIRTY_GFN_F_RESET, 0);
+}
+
+static void note_lost(struct rings *rings, struct ring *ring)
 {
 	rings->overflowed = true;
+	rings->gaps = true;
 	ring->lost = true;
 	ring->located = false;
+	ring->entered = 0;
+}
+
+/* Where a row of marked entries ends. */
+static bool find_end(const struct ring *ring, uint32_t *end)
+{
+	for (uint32_t i = 0; i < ring->entries; i++) {
+		*end = (i + 1) & (ring->entries - 1);
+		if ((ring_flags(ring, i) & KVM_DIRTY_GFN_F_RESET) != 0 &&
+		    (ring_flags(ring, *end) & KVM_DIRTY_GFN_F_RESET) == 0)
+			return true;
+	}
+	return false;
+}
+
+void rings_note_lost(struct rings *rings, struct ring *ring)
+{
+	/* All that is older than the vCPU's next entry goes at once, so that there is never a gap between two entries. */
+	rings->owed +=
+		change_flags(ring, 0, ring->entries, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET);
+	note_lost(rings, ring);
 }
 
 /*
- * KVM has nothing to do, but not all that is owed was done. A vCPU that writes on may have come round in the meantime and have
- * overwritten marks, also in rings where none is left: then the entry before all that was marked is not free. That may also be
- * because it has just been filled in good order, but a false alarm does no harm.
+ * KVM has nothing to do, but not all that is owed was done. If the last entry that was taken is still marked, KVM is in a gap
+ * before it. If it is dirty again, a vCPU that writes on has come round and has overwritten marks. What KVM does not get
+ * to even now is given up, which is one more gap.
  */
+static int bridge(struct rings *r, struct ring *ring)
+{
+	uint32_t last = (ring->next - 1) & (ring->entries - 1), end;
+	bool known = true, moved;
+	int rc = 0;
+
+	if (find_end(ring, &end)) {
+		known = ring->lost && end == ring->next;
+		mark_free(ring, end + 1, ring->entries - 1);
+		rc = pass_to_end(r, &moved);
+	}
+	if (!known || (ring->marked > 0 && ring_flags(ring, last) != 0))
+		note_lost(r, ring);
+	unmark_all(ring);
+	return rc;
+}
+
 static int bridge_all(struct rings *r)
 {
-	for (unsigned int i = 0; i < r->count; i++) {
-		struct ring *ring = &r->ring[i];
-		bool expected = ring->lost;
-		uint32_t steps = 0, last;
-		int rc = bridge(r, ring, &steps);
+	int rc = 0;
 
-		if (rc < 0)
-			return rc;
-		last = (ring->next - ring->marked - steps - 1) & (ring->entries - 1);
-		if ((steps > 0 && !expected) || steps + ring->marked >= ring->entries ||
-		    (steps + ring->marked > 0 && ring_flags(ring, last) != 0))
-			rings_note_full(r, ring);
-	}
-	r->owed = 0;
-	return 0;
+	r->gaps = true;
+	for (unsigned int i = 0; rc == 0 && i < r->count; i++)
+		rc = bridge(r, &r->ring[i]);
+	if (rc == 0)
+		r->owed = 0;
+	return rc;
 }
 
 /*
@@ -177,10 +185,10 @@ static int bridge_all(struct rings *r)
 static int reset(struct rings *r, struct ring *none)
 {
 	uint64_t deadline = vmferry_now() + RESET_TIMEOUT_NS;
-	unsigned int idle = 0;
+	unsigned int idle = 0, useful = 0;
 
 	(void)none;
-	while (r->owed > 0) {
+	while (r->owed > 0 && idle < IDLE_PASSES) {
 		bool disturbed;
 		int done = pass(r, &disturbed);
 
@@ -188,15 +196,13 @@ static int reset(struct rings *r, struct ring *none)
 			return done;
 		r->owed -= (uint64_t)done < r->owed ? (uint64_t)done : r->owed;
 		/* With nothing left to do a batch can still be dropped, the last one; then only the stop itself tells. */
-		if (done > 0 && (r->owed > 0 || disturbed))
+		if (done > 0 && (disturbed || useful++ > 0))
 			r->cut = true;
 		idle = done > 0 ? 0 : idle + !disturbed;
-		if (idle >= IDLE_PASSES)
-			return bridge_all(r);
 		if (r->owed > 0 && vmferry_now() > deadline)
 			return too_late();
 	}
-	return 0;
+	return r->owed > 0 ? bridge_all(r) : 0;
 }
 
 /* Runs @step with all signals blocked. */
@@ -227,43 +233,34 @@ int rings_reset(struct rings *rings)
 	return rc;
 }
 
-/* Marks @count entries that were free, has KVM take what it can, and frees the rest. *@taken if it took the last. */
-static int try_stretch(struct rings *r, struct ring *ring, uint32_t at, uint32_t count, bool *taken)
-{
-	int rc;
-
-	for (uint32_t i = 0; i < count; i++)
-		set_flags(ring, at + i, KVM_DIRTY_GFN_F_RESET);
-	rc = pass_to_end(r);
-	*taken = !is_marked(ring, at + count - 1);
-	unmark(ring, at, count);
-	return rc;
-}
-
 /*
- * Takes KVM's index on in a ring without entries, by no more than what KVM counts at least when it calls the ring full. The
- * index is most likely where the reader was.
+ * For a vCPU that KVM holds though there is nothing that its reader could read: takes KVM's index on in the empty ring, once.
+ * It is most likely where the reader was.
  */
 static int advance(struct rings *r, struct ring *ring)
 {
-	uint32_t count = ring->entries - RING_RESERVE_MAX;
-	bool taken = false;
+	uint32_t count = ring->entries - RING_RESERVE_MAX, at = ring->next;
 
-	for (uint32_t i = 0; i < ring->entries; i++)
-		if (ring_flags(ring, i) != 0)
-			return 0;
+	/* Entries that the reader does not see, for it is elsewhere. */
+	if (change_flags(ring, 0, ring->entries, KVM_DIRTY_GFN_F_DIRTY, 0) > 0)
+		note_lost(r, ring);
 	for (uint32_t tried = 0; tried < ring->entries; tried += count) {
-		int rc = try_stretch(r, ring, ring->next, count, &taken);
+		bool moved;
+		int rc;
 
+		mark_free(ring, at, count);
+		rc = pass_to_end(r, &moved);
+		unmark_all(ring);
 		if (rc < 0)
 			return rc;
-		ring->next = (ring->next + count) & (ring->entries - 1);
+		at = (at + count) & (ring->entries - 1);
+		if (!moved)
+			continue;
+		ring->next = at;
 		ring->lost = true;
 		ring->located = false;
-		if (taken) {
-			ring->futile = 0;
-			return 0;
-		}
+		ring->futile = 0;
+		return 0;
 	}
 	/* The vCPU may have come in between, but not time and again. */
 	if (++ring->futile < FUTILE_MAX)

@@ -15,17 +15,22 @@ struct rings {
 	uint64_t owed;	   /* entries marked RESET that the kernel has not yet reset */
 	bool cut;	   /* out: a reset was cut short, pages may be left unprotected */
 	bool overflowed;   /* out: entries were overwritten before they were read */
+	bool gaps;	   /* out: KVM may count whole rings of entries that nobody sees; stays */
 };
 
 /* Resets what is owed, with all signals blocked. -EOVERFLOW if a ring is beyond repair. */
 int rings_reset(struct rings *rings);
 
-/* A ring was found full to the last entry: KVM may have gone round and overwritten some. */
-void rings_note_full(struct rings *rings, struct ring *ring);
+/*
+ * Entries were overwritten, or may have been, and it is not known any more where in the ring KVM is: the reader has to look for
+ * its place, and what is in the ring now is owed unread.
+ */
+void rings_note_lost(struct rings *rings, struct ring *ring);
 
 /*
- * Frees rings that KVM takes for full although they hold nothing, as an overflow by more than a whole ring leaves them.
- * Needs to see the vCPU exit for it, so it takes several calls. True in *@stuck if there may be such a ring still.
+ * Frees rings that KVM takes for full although nothing in them can be read, as an overflow by more than a whole ring leaves them.
+ * To be called when all rings were collected and reset. Needs to see the vCPU exit for it, so it takes several calls, with
+ * collecting in between. True in *@stuck if there may be such a ring still.
  */
 int rings_unstick(struct rings *rings, bool *stuck);
 

@@ -18,8 +18,8 @@
 
 /* How long stop() waits for stuck vCPUs to show, and for them to get free, see rings_unstick(). */
 #define STUCK_POLL_US	500
-#define STUCK_POLLS_MIN 60
 #define STUCK_POLLS_MAX 2000
+#define QUIET_POLLS	60
 
 /* A word of the private bits that is not zero. */
 struct touched {
@@ -112,8 +112,8 @@ static uint64_t collect_ring(struct ring_tracker *t, struct ring *ring, int *rc)
 	}
 	if (taken > 0)
 		ring->entered = 0;
-	if (taken > 0 && ring_flags(ring, last) != 0)
-		rings_note_full(&t->rings, ring);
+	if ((taken > 0 && ring_flags(ring, last) != 0) || ring_has_hole(ring))
+		rings_note_lost(&t->rings, ring);
 	return taken;
 }
 
@@ -215,17 +215,21 @@ static int drain(struct ring_tracker *t, uint64_t *pages)
 	return collected < 0 ? collected : rc;
 }
 
+static int drain_and_unstick(struct ring_tracker *t, uint64_t *pages, bool *stuck)
+{
+	int rc = drain(t, pages);
+
+	if (rc == 0)
+		rc = rings_unstick(&t->rings, stuck);
+	return rc < 0 ? rc : reset_and_publish(t);
+}
+
 static int harvest(struct tracker *tracker, uint64_t *pages)
 {
 	struct ring_tracker *t = ring_tracker(tracker);
+	bool stuck = true;
 
-	bool stuck;
-	int rc;
-
-	if (!t->started)
-		return -EINVAL;
-	rc = drain(t, pages);
-	return rc < 0 ? rc : rings_unstick(&t->rings, &stuck);
+	return t->started ? drain_and_unstick(t, pages, &stuck) : -EINVAL;
 }
 
 /* Empties the rings of what is older than start(): its slots may not even exist any more. */
@@ -239,9 +243,14 @@ static int discard(struct ring_tracker *t)
 	for (unsigned int i = 0; i < t->rings.count; i++) {
 		struct ring *ring = &t->rings.ring[i];
 
-		t->rings.owed += ring_stale(ring);
-		while (ring_take(ring, &slot, &offset))
+		ring_reclaim(ring);
+		ring->lost = true;
+		ring->located = false;
+		ring->marked = 0;
+		while (ring->marked < ring->entries && ring_take(ring, &slot, &offset))
 			t->rings.owed++;
+		if (ring->marked == ring->entries)
+			rings_note_lost(&t->rings, ring);
 	}
 	rc = rings_reset(&t->rings);
 	/* If one was full, its next entry comes after a gap. */
@@ -273,18 +282,21 @@ static int start(struct tracker *tracker)
 
 /*
  * A vCPU must not stay in KVM_EXIT_DIRTY_RING_FULL for ever because nobody resets its ring any more. One that is still in the
- * burst that made its ring overflow has yet to exit for it.
+ * burst that made its ring overflow has yet to exit for it, and one that exits for it time and again is in KVM_RUN in between.
  */
 static int free_stuck(struct ring_tracker *t)
 {
-	unsigned int least = t->overflow_logged ? STUCK_POLLS_MIN : 1;
-	bool stuck = true;
+	unsigned int least = t->rings.gaps ? QUIET_POLLS : 1, quiet = 0;
+	uint64_t pages = 0;
 	int rc = 0;
 
-	for (unsigned int i = 0; rc == 0 && (stuck || i < least) && i < STUCK_POLLS_MAX; i++) {
+	for (unsigned int i = 0; rc == 0 && quiet < least && i < STUCK_POLLS_MAX; i++) {
+		bool stuck = true;
+
 		if (i > 0)
 			usleep(STUCK_POLL_US);
-		rc = rings_unstick(&t->rings, &stuck);
+		rc = drain_and_unstick(t, &pages, &stuck);
+		quiet = stuck ? 0 : quiet + 1;
 	}
 	return rc;
 }

@@ -61,15 +61,21 @@ static void fill_rings(struct scene *s, uint64_t deadline)
 		unsigned int full = atomic_load(&s->machine.ring_full);
 		uint64_t before = machine_writes(&s->machine), pages = 0;
 		uint64_t next = vmferry_now() + HARVEST_NS;
+		unsigned int harvests = 0;
 
 		while (atomic_load(&s->machine.ring_full) == full ||
 		       machine_writes(&s->machine) == before) {
-			cr_assert_lt(vmferry_now(), deadline, "the guest does not get on");
+			cr_assert_lt(vmferry_now(), deadline,
+				     "the guest does not get on: round %u, %u harvests in it, "
+				     "%u times full, %llu writes",
+				     i, harvests, atomic_load(&s->machine.ring_full) - full,
+				     (unsigned long long)(machine_writes(&s->machine) - before));
 			usleep(2000);
 			if (atomic_load(&s->machine.ring_full) <= full + 20 && vmferry_now() < next)
 				continue;
 			cr_assert_eq(tracker_harvest(s->tracker, &pages), 0);
 			next = vmferry_now() + HARVEST_NS;
+			harvests++;
 		}
 		usleep(5000);
 		cr_assert_eq(tracker_harvest(s->tracker, &pages), 0);
