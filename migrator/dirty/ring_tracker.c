@@ -18,8 +18,9 @@
 
 /* How long stop() waits for stuck vCPUs to show, and for them to get free, see rings_unstick(). */
 #define STUCK_POLL_US	500
-#define STUCK_POLLS_MAX 2000
-#define QUIET_POLLS	60
+#define STUCK_POLLS_MAX 4000
+/* 300 ms: on a host with more to do than CPUs a vCPU thread may not run for that long, and be stuck when it does. */
+#define QUIET_POLLS 600
 
 /* A word of the private bits that is not zero. */
 struct touched {
