@@ -6,7 +6,8 @@ set(library_objects)
 foreach(name common transport dirty kvm engine)
   list(APPEND library_objects $<TARGET_OBJECTS:${name}>)
 endforeach()
-set(library_packages PkgConfig::GNUTLS PkgConfig::JSONC PkgConfig::XXHASH)
+set(library_packages PkgConfig::GNUTLS PkgConfig::JSONC PkgConfig::XXHASH PkgConfig::NUMA
+  PkgConfig::RDMACM PkgConfig::IBVERBS)
 set(export_map ${PROJECT_SOURCE_DIR}/cmake/vmferry.map)
 
 function(library_interface target)

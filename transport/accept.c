@@ -52,6 +52,8 @@ static int handle(struct vmferry_listener *listener, void *what, struct vmferry_
 		return -ECANCELED;
 	if (what == &listener->fd)
 		return accept_stranger(listener);
+	if (what == &listener->door)
+		return strangers_door_event(listener, session);
 	return stranger_event(listener, what, session);
 }
 

@@ -26,7 +26,8 @@ static const struct channel_ops plain_ops = {
 
 void channel_init(struct channel *channel, int fd)
 {
-	*channel = (struct channel){.ops = &plain_ops, .fd = fd};
+	*channel =
+		(struct channel){.ops = &plain_ops, .fd = fd, .type_max = VMFERRY_MESSAGE_TYPE_MAX};
 }
 
 void channel_shutdown(struct channel *channel)
@@ -94,7 +95,7 @@ static int begin_data(struct channel *channel)
 	uint32_t length = (uint32_t)wire_get(channel->header + 4, 4);
 
 	m->type = (uint32_t)wire_get(channel->header, 4);
-	if (m->type > VMFERRY_MESSAGE_TYPE_MAX)
+	if (m->type > channel->type_max)
 		return -EPROTO;
 	if (length > VMFERRY_MESSAGE_MAX)
 		return -EMSGSIZE;

@@ -15,6 +15,8 @@
 #include <vmferry/transport.h>
 
 #define CHANNEL_HEADER 8
+/* Above the callers' types are those of the transport's own. */
+#define CHANNEL_TYPE_MAX (2 * VMFERRY_MESSAGE_TYPE_MAX + 1)
 
 struct channel;
 
@@ -27,7 +29,8 @@ struct channel_ops {
 
 struct channel {
 	const struct channel_ops *ops;
-	int fd; /* owned */
+	int fd;		   /* owned */
+	uint32_t type_max; /* CHANNEL_TYPE_MAX where the transport has messages of its own */
 
 	/* The message that is coming in; it survives a receive that timed out. */
 	uint8_t header[CHANNEL_HEADER];

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The source's part of the handshake: control connection, then all lanes, then the destination's word that it is ready. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "transport/options.h"
 #include "transport/session.h"
@@ -96,54 +98,100 @@ static int recv_answer(const char *uri, int fd, uint64_t deadline, struct answer
 	ret = socket_recv_all(fd, bytes + ANSWER_PREFIX, ANSWER_BYTES - ANSWER_PREFIX, deadline);
 	if (ret < 0)
 		return failed(uri, "no complete answer to the handshake", ret);
-	answer_decode(bytes + ANSWER_PREFIX, answer);
-	return 0;
+	ret = answer_decode(bytes + ANSWER_PREFIX, answer);
+	if (ret < 0)
+		failed(uri, "the answer to the handshake makes no sense", ret);
+	return ret;
+}
+
+static const char *answered_reason(const struct answer *answer)
+{
+	switch (answer->reason) {
+	case REASON_DESTINATION:
+		return "the destination asked for it";
+	case REASON_BOTH:
+		return "both sides have RDMA";
+	case REASON_NO_DEVICE:
+		return "the destination has no RDMA device";
+	default:
+		return NULL;
+	}
+}
+
+/* The transport is known now: what it keeps for a session is made. */
+static int take_answer(struct vmferry_session *session, const char *uri,
+		       const struct vmferry_transport_options *options,
+		       const struct hello_control *hello, const struct answer *answer)
+{
+	bool rdma = answer->transport == VMFERRY_TRANSPORT_RDMA;
+	const char *reason = answered_reason(answer);
+
+	if (answer->lanes > (rdma ? hello->rdma_lanes : hello->lanes) ||
+	    (rdma && (hello->transport == VMFERRY_TRANSPORT_TCP || answer->door.rail_count == 0))) {
+		log_error("connect %s: %u lanes of transport %u answered, which was not asked for: "
+			  "the peer is broken",
+			  uri, answer->lanes, answer->transport);
+		return -EPROTO;
+	}
+	session_identify(session, answer->session, answer->secret);
+	session->lane_count = answer->lanes;
+	session->ops = rdma ? &rdma_ops : &tcp_ops;
+	if (reason != NULL)
+		snprintf(session->reason, sizeof(session->reason), "%s", reason);
+	if (session->lane_count == 0 || session->ops->attach == NULL)
+		return 0;
+	return session->ops->attach(session, options, &answer->door);
+}
+
+static unsigned int wished_lanes(const struct vmferry_session *session,
+				 const struct transport_ops *ops,
+				 const struct vmferry_transport_options *options)
+{
+	if (options->lanes == VMFERRY_LANES_NONE)
+		return 0;
+	return options->lanes != 0 ? options->lanes : ops->default_lanes(&session->peer, options);
 }
 
 static int say_hello(struct vmferry_session *session, const char *uri,
 		     const struct vmferry_transport_options *options, uint64_t deadline)
 {
-	struct hello_control hello = {.lanes = options->lanes, .transport = options->transport};
+	struct hello_control hello = {
+		.lanes = wished_lanes(session, &tcp_ops, options),
+		.rdma_lanes = wished_lanes(session, &rdma_ops, options),
+		.transport = options->transport,
+	};
 	uint8_t bytes[HELLO_CONTROL];
 	struct answer answer;
 	int ret;
 
-	if (options->lanes == VMFERRY_LANES_NONE)
-		hello.lanes = 0;
-	else if (options->lanes == 0)
-		hello.lanes = session->ops->default_lanes(&session->peer);
 	hello_control_encode(&hello, bytes);
 	ret = socket_send_all(session->control.fd, bytes, sizeof(bytes), deadline);
 	if (ret < 0)
 		return failed(uri, "cannot say hello", ret);
 	ret = recv_answer(uri, session->control.fd, deadline, &answer);
-	if (ret < 0)
-		return ret;
-	if (answer.lanes > hello.lanes) {
-		log_error("connect %s: %u lanes answered, %u asked for: the peer is broken", uri,
-			  answer.lanes, hello.lanes);
-		return -EPROTO;
-	}
-	session_identify(session, answer.session, answer.secret);
-	session->lane_count = answer.lanes;
-	return 0;
+	return ret < 0 ? ret : take_answer(session, uri, options, &hello, &answer);
 }
 
-static int open_lanes(struct vmferry_session *session, const char *uri, uint64_t deadline)
+static int open_lane(struct vmferry_session *session, unsigned int number, uint64_t deadline)
 {
-	for (unsigned int i = 0; i < session->lane_count; i++) {
-		struct hello_lane hello = {.number = i};
-		int ret;
+	struct lane **place = number == LANE_MAILBOX ? NULL : &session->lanes[number];
+	struct hello_lane hello = {.number = number};
+	int ret;
 
-		memcpy(hello.session, session->id, SESSION_ID_BYTES);
-		ret = lane_prove(session->secret, &hello);
-		if (ret < 0)
-			return ret;
-		ret = session->ops->connect(session, &hello, deadline, &session->lanes[i]);
-		if (ret < 0)
-			return failed(uri, "cannot open a lane", ret);
-	}
-	return 0;
+	memcpy(hello.session, session->id, SESSION_ID_BYTES);
+	ret = lane_prove(session->secret, &hello);
+	return ret < 0 ? ret : session->ops->connect(session, &hello, deadline, place);
+}
+
+static int open_lanes(struct vmferry_session *session, uint64_t deadline)
+{
+	int ret = 0;
+
+	if (session->ops->has_mailbox && session->lane_count > 0)
+		ret = open_lane(session, LANE_MAILBOX, deadline);
+	for (unsigned int i = 0; ret == 0 && i < session->lane_count; i++)
+		ret = open_lane(session, i, deadline);
+	return ret;
 }
 
 static int await_ready(struct vmferry_session *session, const char *uri, uint64_t deadline)
@@ -154,20 +202,36 @@ static int await_ready(struct vmferry_session *session, const char *uri, uint64_
 
 	if (ret < 0)
 		return failed(uri, "the destination did not get ready", ret);
-	return check_answer(uri, bytes, &answer);
+	ret = check_answer(uri, bytes, &answer);
+	if (ret < 0 || session->kind == NULL)
+		return ret;
+	return session->ops->ready(session);
 }
 
-int vmferry_connect(const char *uri, const struct vmferry_transport_options *options,
-		    uint64_t deadline, struct vmferry_session **session)
+/* Lanes of RDMA may fail where TCP would not; the time that is left is halved, so that there is some for TCP. */
+static uint64_t lanes_deadline(const struct vmferry_session *session,
+			       const struct vmferry_transport_options *options, uint64_t deadline)
 {
-	struct vmferry_transport_options o;
+	uint64_t now = vmferry_now();
+
+	if (session->ops == &tcp_ops || options->transport != VMFERRY_TRANSPORT_AUTO ||
+	    deadline <= now)
+		return deadline;
+	return now + (deadline - now) / 2;
+}
+
+/*
+ * One try with the transport of @options: 0, -EREMOTEIO when RDMA was agreed on but its lanes cannot be had (the reason in @why),
+ * or another error.
+ */
+static int try_connect(const char *uri, const struct vmferry_transport_options *options,
+		       uint64_t deadline, char why[REASON_MAX], struct vmferry_session **session)
+{
 	struct vmferry_session *s = NULL;
 	struct address peer = {0};
 	int fd = -1;
-	int ret = options_complete(options, &o);
+	int ret = open_control(uri, options->insecure, deadline, &peer, &fd);
 
-	if (ret == 0)
-		ret = open_control(uri, o.insecure, deadline, &peer, &fd);
 	if (ret < 0)
 		return ret;
 	ret = session_new(&tcp_ops, true, fd, &peer, &s);
@@ -175,16 +239,68 @@ int vmferry_connect(const char *uri, const struct vmferry_transport_options *opt
 		close(fd);
 		return ret;
 	}
-	ret = say_hello(s, uri, &o, deadline);
-	if (ret == 0)
-		ret = open_lanes(s, uri, deadline);
+	snprintf(s->reason, sizeof(s->reason), "%s", why);
+	ret = say_hello(s, uri, options, deadline);
+	if (ret == 0) {
+		ret = open_lanes(s, lanes_deadline(s, options, deadline));
+		if (ret < 0 && s->ops == &tcp_ops)
+			failed(uri, "cannot open a lane", ret);
+		else if (ret < 0)
+			ret = -EREMOTEIO;
+	}
 	if (ret == 0)
 		ret = await_ready(s, uri, deadline);
 	session_forget_secret(s);
 	if (ret < 0) {
+		snprintf(why, REASON_MAX, "%s", s->reason);
 		vmferry_session_close(&s);
 		return ret;
 	}
 	*session = s;
 	return 0;
+}
+
+/* What will not work here needs no try. */
+static int choose(const char *uri, struct vmferry_transport_options *o, char why[REASON_MAX])
+{
+	snprintf(why, REASON_MAX, "asked for");
+	if (o->lanes == VMFERRY_LANES_NONE)
+		o->transport = VMFERRY_TRANSPORT_TCP;
+	if (o->transport == VMFERRY_TRANSPORT_TCP || rdma_has_device())
+		return 0;
+	if (o->transport == VMFERRY_TRANSPORT_RDMA) {
+		log_error("connect %s: there is no RDMA device on this host: see vmferry check, or "
+			  "use the transport tcp or auto",
+			  uri);
+		return -ENODEV;
+	}
+	snprintf(why, REASON_MAX, "no RDMA device here");
+	o->transport = VMFERRY_TRANSPORT_TCP;
+	return 0;
+}
+
+int vmferry_connect(const char *uri, const struct vmferry_transport_options *options,
+		    uint64_t deadline, struct vmferry_session **session)
+{
+	struct vmferry_transport_options o;
+	char why[REASON_MAX];
+	int ret = options_complete(options, &o);
+
+	if (ret == 0)
+		ret = choose(uri, &o, why);
+	if (ret < 0)
+		return ret;
+	ret = try_connect(uri, &o, deadline, why, session);
+	if (ret != -EREMOTEIO)
+		return ret;
+	if (o.transport == VMFERRY_TRANSPORT_RDMA) {
+		log_error(
+			"connect %s: no RDMA lanes: %s: see vmferry check on both sides, or use the "
+			"transport tcp or auto",
+			uri, why);
+		return ret;
+	}
+	log_warn("connect %s: no RDMA lanes: %s: using TCP", uri, why);
+	o.transport = VMFERRY_TRANSPORT_TCP;
+	return try_connect(uri, &o, deadline, why, session);
 }

@@ -11,17 +11,29 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <vmferry/transport.h>
+
+#include "transport/socket.h"
+
 #define PROTOCOL_VERSION 1
 #define SESSION_ID_BYTES 16
 #define SECRET_BYTES	 32
 #define MAC_BYTES	 32
 #define HELLO_PREFIX	 12		     /* magic 8, version 2, kind 2 */
-#define HELLO_CONTROL	 (HELLO_PREFIX + 12) /* flags 4, lanes 4, transport 4 */
+#define HELLO_CONTROL	 (HELLO_PREFIX + 16) /* flags 4, lanes 4, transport 4, rdma lanes 4 */
 #define HELLO_LANE	 (HELLO_PREFIX + SESSION_ID_BYTES + 4 + MAC_BYTES)
 #define HELLO_MAX	 HELLO_LANE
 #define ANSWER_PREFIX	 12 /* magic 8, version 2, status 2 */
-#define ANSWER_BYTES	 (ANSWER_PREFIX + SESSION_ID_BYTES + SECRET_BYTES + 4)
-#define READY_BYTES	 12 /* an answer's prefix */
+#define RAIL_BYTES	 24 /* family 2 (4 or 6), port 2, scope 4, address 16 */
+#define ANSWER_BYTES \
+	(ANSWER_PREFIX + SESSION_ID_BYTES + SECRET_BYTES + 16 + VMFERRY_RAILS_MAX * RAIL_BYTES)
+#define READY_BYTES 12 /* an answer's prefix */
+
+/* Where the lanes go when that is not the address of the control connection. */
+struct door_address {
+	unsigned int rail_count;
+	struct address rails[VMFERRY_RAILS_MAX];
+};
 
 enum hello_kind {
 	HELLO_KIND_CONTROL = 1,
@@ -34,6 +46,14 @@ enum answer_status {
 	ANSWER_TRANSPORT,
 };
 
+/* Why the destination chose the transport that it answers with. */
+enum answer_reason {
+	REASON_SOURCE,	    /* the source asked for it */
+	REASON_DESTINATION, /* the destination's options ask for it */
+	REASON_BOTH,	    /* both have RDMA */
+	REASON_NO_DEVICE,   /* the destination has no RDMA device */
+};
+
 struct hello_prefix {
 	uint16_t version;
 	uint16_t kind;
@@ -43,6 +63,7 @@ struct hello_control {
 	uint32_t flags; /* none are defined: 0 */
 	uint32_t lanes;
 	uint32_t transport;
+	uint32_t rdma_lanes; /* if it comes to be RDMA */
 };
 
 struct hello_lane {
@@ -57,6 +78,9 @@ struct answer {
 	uint8_t session[SESSION_ID_BYTES];
 	uint8_t secret[SECRET_BYTES];
 	uint32_t lanes;
+	uint32_t transport;
+	uint32_t reason;
+	struct door_address door;
 };
 
 /* Encoders fill the whole message, prefix included; decoders of bodies get what stands behind the prefix. */
@@ -70,7 +94,8 @@ int hello_prefix_decode(const uint8_t bytes[HELLO_PREFIX], struct hello_prefix *
 void hello_control_decode(const uint8_t *body, struct hello_control *hello);
 void hello_lane_decode(const uint8_t *body, struct hello_lane *hello);
 int answer_prefix_decode(const uint8_t bytes[ANSWER_PREFIX], struct answer *answer);
-void answer_decode(const uint8_t *body, struct answer *answer);
+/* -EPROTO if its rails make no sense. */
+int answer_decode(const uint8_t *body, struct answer *answer);
 
 /* Bytes of a whole hello of this kind, 0 if there is no such kind. */
 size_t hello_bytes(uint16_t kind);

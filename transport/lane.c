@@ -110,6 +110,10 @@ int vmferry_lane_stats(const struct vmferry_session *session, unsigned int lane,
 		.submissions = counter_get(&c->submissions),
 		.stall_ns = counter_get(&c->stall_ns),
 		.cpu_ns = counter_get(&c->cpu_ns),
+		.in_flight_bytes = counter_get(&c->in_flight_bytes),
+		.requests = counter_get(&c->requests),
+		.signals = counter_get(&c->signals),
+		.sleeps = counter_get(&c->sleeps),
 	};
 	return 0;
 }

@@ -66,6 +66,28 @@ static int open_uri(struct vmferry_listener *listener, const char *uri)
 	return 0;
 }
 
+/* Without a device for RDMA that is fine, unless it was asked for by name. */
+static int open_door(struct vmferry_listener *listener)
+{
+	struct address bound = {.length = sizeof(bound.storage)};
+	int ret;
+
+	if (listener->options.transport == VMFERRY_TRANSPORT_TCP)
+		return 0;
+	if (getsockname(listener->fd, (struct sockaddr *)&bound.storage, &bound.length) < 0)
+		return listen_error(listener->uri, "getsockname", -errno);
+	ret = rdma_ops.door_open(&listener->options, &bound, &listener->door);
+	if (ret != -ENODEV)
+		return ret;
+	if (listener->options.transport == VMFERRY_TRANSPORT_AUTO &&
+	    listener->options.rail_count == 0)
+		return 0;
+	log_error("listen %s: this host has no RDMA device at the addresses asked for: see vmferry "
+		  "check, or use the transport tcp",
+		  listener->uri);
+	return ret;
+}
+
 static int watch(const struct vmferry_listener *listener, int fd, void *what)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
@@ -84,6 +106,8 @@ static int open_events(struct vmferry_listener *listener)
 	ret = watch(listener, listener->fd, &listener->fd);
 	if (ret == 0)
 		ret = watch(listener, listener->stop_fd, &listener->stop_fd);
+	if (ret == 0 && listener->door != NULL)
+		ret = watch(listener, rdma_ops.door_fd(listener->door), &listener->door);
 	return ret == 0 ? 0 : listen_error(listener->uri, "epoll", ret);
 }
 
@@ -95,13 +119,14 @@ int vmferry_listen(const char *uri, const struct vmferry_transport_options *opti
 
 	if (l == NULL)
 		return -ENOMEM;
-	l->ops = &tcp_ops;
 	l->fd = l->epoll_fd = l->stop_fd = -1;
 	for (unsigned int i = 0; i < STRANGERS_MAX; i++)
 		l->strangers[i].fd = -1;
 	ret = options_complete(options, &l->options);
 	if (ret == 0)
 		ret = open_uri(l, uri);
+	if (ret == 0)
+		ret = open_door(l);
 	if (ret == 0)
 		ret = open_events(l);
 	if (ret < 0) {
@@ -135,6 +160,8 @@ void vmferry_listener_close(struct vmferry_listener **listener)
 	if (l == NULL)
 		return;
 	strangers_close_all(l);
+	if (l->door != NULL)
+		rdma_ops.door_close(l->door);
 	if (l->stop_fd >= 0)
 		close(l->stop_fd);
 	if (l->epoll_fd >= 0)

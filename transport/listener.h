@@ -15,6 +15,8 @@
 
 #define STRANGERS_MAX	     16
 #define STRANGER_PATIENCE_NS 2000000000ull
+/* For the next lane of a session that was agreed on: making and connecting a queue pair takes seconds on a busy host. */
+#define LANES_PATIENCE_NS    10000000000ull
 
 struct stranger {
 	int fd;		   /* -1: this place is free; owned by the session if there is one */
@@ -29,7 +31,7 @@ struct stranger {
 
 struct vmferry_listener {
 	struct vmferry_transport_options options;
-	const struct transport_ops *ops;
+	struct lane_door *door; /* of rdma_ops; NULL: only TCP lanes can come */
 	char uri[URI_HOST_MAX + 16];
 	int fd;
 	int epoll_fd; /* all of the others are in it */
@@ -43,6 +45,9 @@ void stranger_new(struct vmferry_listener *listener, int fd, const struct addres
 /* Something has come from a stranger. 1 with @session set if that completed a session. */
 int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
 		   struct vmferry_session **session);
+
+/* Something has come at the door. 1 with @session set if that completed a session. */
+int strangers_door_event(struct vmferry_listener *listener, struct vmferry_session **session);
 
 /* Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none. */
 uint64_t strangers_expire(struct vmferry_listener *listener);

@@ -104,7 +104,7 @@ uint8_t *memory_table_resolve(const struct memory_table *table, uint64_t address
 	unsigned int at = first_behind(table, address);
 	const struct vmferry_memory *m;
 
-	if (at == table->count)
+	if (at == table->count || table->closed)
 		return NULL;
 	m = table->entries[at];
 	if (address < m->address || (m->access & access) != access ||
@@ -182,6 +182,31 @@ int vmferry_register(struct vmferry_session *session, void *base, uint64_t size,
 	}
 	*memory = m;
 	return 0;
+}
+
+int vmferry_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length)
+{
+	const struct vmferry_session *session = memory->session;
+
+	if (!memory_holds(memory, offset, length)) {
+		log_error(
+			"session %s: memory at 0x%llx: offset 0x%llx, 0x%llx bytes, leave it: nothing "
+			"is prepared",
+			session->name, (unsigned long long)memory->address,
+			(unsigned long long)offset, (unsigned long long)length);
+		return -EINVAL;
+	}
+	if (session->ops->prepare == NULL || length == 0)
+		return 0;
+	return session->ops->prepare(memory, offset, length);
+}
+
+void vmferry_registration_stats(const struct vmferry_session *session,
+				struct vmferry_registration_stats *stats)
+{
+	*stats = (struct vmferry_registration_stats){0};
+	if (session->ops->registration_stats != NULL)
+		session->ops->registration_stats(session, stats);
 }
 
 void vmferry_deregister(struct vmferry_memory **memory)

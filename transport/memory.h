@@ -28,6 +28,7 @@ struct memory_table {
 	pthread_rwlock_t lock;
 	uint64_t
 		generation; /* changes when the table does: pointers resolved before must be resolved anew */
+	bool closed; /* nothing can be resolved any more */
 	struct vmferry_memory **entries;
 	unsigned int count;
 	unsigned int room;

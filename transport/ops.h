@@ -15,11 +15,11 @@
 #include <vmferry/transport.h>
 
 #include "transport/handshake.h"
+#include "transport/socket.h"
 
 struct vmferry_session;
 struct vmferry_memory;
 struct transport_ops;
-struct address;
 
 /* Written by the lane's one thread, read by any: relaxed, they order nothing. */
 struct lane_counters {
@@ -30,6 +30,10 @@ struct lane_counters {
 	_Atomic uint64_t submissions;
 	_Atomic uint64_t stall_ns;
 	_Atomic uint64_t cpu_ns;
+	_Atomic uint64_t in_flight_bytes;
+	_Atomic uint64_t requests;
+	_Atomic uint64_t signals;
+	_Atomic uint64_t sleeps;
 };
 
 /* The part of a lane that all kinds have; a kind puts it first in its own structure. */
@@ -43,19 +47,70 @@ struct lane {
 	bool ended;
 };
 
+/* The number of the connection that carries the mailbox, where that is one of its own. */
+#define LANE_MAILBOX 0xffffu
+
+struct lane_door;
+
+/* What a door asks the listener. */
+struct door_guard {
+	void *ctx;
+
+	/* Who may come in: the session that waits for this lane, or NULL with @why set. */
+	struct vmferry_session *(*judge)(void *ctx, const struct hello_lane *hello,
+					 const char **why);
+
+	/* One that was let in, and is in the session, is connected now. The last one may have the session handed out. */
+	void (*joined)(void *ctx, struct vmferry_session *session);
+
+	/* One that was let in could not be connected: the session is given up and freed. */
+	void (*failed)(void *ctx, struct vmferry_session *session, const char *why);
+};
+
 struct transport_ops {
 	const char *name;
 
-	/* How many lanes are of use between here and @peer. */
-	unsigned int (*default_lanes)(const struct address *peer);
+	enum vmferry_transport kind;
 
-	/* Source: opens a lane to the session's peer with a hello that proves its right to it. */
+	/* How many lanes are of use between here and @peer, with these options. */
+	unsigned int (*default_lanes)(const struct address *peer,
+				      const struct vmferry_transport_options *options);
+
+	/*
+	 * Both sides, before any lane: what the kind keeps for a whole session, in session->kind. @door is where the lanes go, as the
+	 * destination's door_describe() said. May be NULL, as may detach(), which comes after the lanes are closed.
+	 */
+	int (*attach)(struct vmferry_session *session,
+		      const struct vmferry_transport_options *options,
+		      const struct door_address *door);
+	void (*detach)(struct vmferry_session *session);
+
+	/* Both sides, all lanes have joined, before the session is given to the caller. May be NULL. */
+	int (*ready)(struct vmferry_session *session);
+
+	/*
+	 * Source: opens a lane to the session's peer with a hello that proves its right to it. @lane is the place in the session, NULL for
+	 * the connection number LANE_MAILBOX of a kind that has one.
+	 */
 	int (*connect)(struct vmferry_session *session, const struct hello_lane *hello,
 		       uint64_t deadline, struct lane **lane);
+	bool has_mailbox; /* one more connection than lanes, see LANE_MAILBOX */
 
-	/* Destination: makes a lane of a connection that has proved itself. Takes @fd on success only. */
+	/* Destination: makes a lane of a connection that has proved itself. Takes @fd on success only. NULL with a door. */
 	int (*accept)(struct vmferry_session *session, unsigned int number, int fd,
 		      struct lane **lane);
+
+	/*
+	 * Destination: a door, where lanes of this kind arrive when that is not the listening socket; all NULL without one.
+	 * door_open() is -ENODEV when this host has no device for the kind. door_fd() is readable when door_event() has something to
+	 * do: it deals with one event, has each hello judged, and tells what has joined, through @guard.
+	 */
+	int (*door_open)(const struct vmferry_transport_options *options,
+			 const struct address *bound, struct lane_door **door);
+	int (*door_fd)(const struct lane_door *door);
+	void (*door_describe)(const struct lane_door *door, struct door_address *address);
+	void (*door_event)(struct lane_door *door, const struct door_guard *guard);
+	void (*door_close)(struct lane_door *door);
 
 	/* Destination: from now on what comes in is placed. */
 	int (*start)(struct lane *lane);
@@ -72,6 +127,32 @@ struct transport_ops {
 	/* May be NULL. The table of memory has it already, or no longer. */
 	int (*register_memory)(struct vmferry_memory *memory);
 	void (*deregister_memory)(struct vmferry_memory *memory);
+	int (*prepare)(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
+	void (*registration_stats)(const struct vmferry_session *session,
+				   struct vmferry_registration_stats *stats);
+
+	/*
+	 * NULL: messages go over the control connection, which the caller of vmferry_recv() reads. Else the kind reads the control
+	 * connection itself and puts what comes on either channel into session->inbox.
+	 */
+	int (*send_mailbox)(struct vmferry_session *session, uint32_t type, const void *data,
+			    size_t length, uint64_t deadline);
+
+	/* Moves things on without waiting. True: whoever waits shall call again rather than sleep. May be NULL; any thread. */
+	bool (*poll)(struct vmferry_session *session);
+	void (*hurry)(struct vmferry_session *session, uint64_t until);
+
+	/*
+	 * Of a kind that keeps something for the session; may be NULL. wake() ends all waits that are the kind's own when the session
+	 * fails: any thread. drain() waits for what was sent, quiesce() ends the kind's thread: both when the session is closed, before
+	 * the lanes are.
+	 */
+	void (*wake)(struct vmferry_session *session);
+	void (*drain)(struct vmferry_session *session);
+	void (*quiesce)(struct vmferry_session *session);
+
+	/* As vmferry_session_revoke(). */
+	void (*revoke)(struct vmferry_session *session);
 
 	/* Makes every wait on the lane end; any thread. Then close(), which joins the lane's thread and frees. */
 	void (*shutdown)(struct lane *lane);
@@ -79,6 +160,10 @@ struct transport_ops {
 };
 
 extern const struct transport_ops tcp_ops;
+extern const struct transport_ops rdma_ops;
+
+/* Whether there is anything that rdma_ops could use. */
+bool rdma_has_device(void);
 
 static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
 {

@@ -5,8 +5,13 @@
 
 #include <vmferry/transport.h>
 
-/* @given may be NULL. -EINVAL, or -ENOTSUP for a transport that this version has not, with the reason logged. */
+#include "transport/socket.h"
+
+/* @given may be NULL. -EINVAL with the reason logged. */
 int options_complete(const struct vmferry_transport_options *given,
 		     struct vmferry_transport_options *options);
+
+/* A rail's address, which must be numeric; port 0. */
+int rail_parse(const char *text, struct address *address);
 
 #endif

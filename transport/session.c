@@ -33,6 +33,7 @@ int session_new(const struct transport_ops *ops, bool is_source, int fd, const s
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->fenced, NULL);
 	pthread_cond_init(&s->may_send, NULL);
+	inbox_init(&s->inbox);
 	channel_init(&s->control, fd);
 	*session = s;
 	return 0;
@@ -64,11 +65,14 @@ static void wake_all(struct vmferry_session *session)
 	for (unsigned int i = 0; i < session->lane_count; i++)
 		if (session->lanes[i] != NULL)
 			session->ops->shutdown(session->lanes[i]);
+	if (session->kind != NULL && session->ops->wake != NULL)
+		session->ops->wake(session);
 	/* Under the lock, so that nobody is between looking at the error and going to sleep. */
 	pthread_mutex_lock(&session->lock);
 	pthread_cond_broadcast(&session->fenced);
 	pthread_cond_broadcast(&session->may_send);
 	pthread_mutex_unlock(&session->lock);
+	inbox_wake(&session->inbox);
 }
 
 static enum vmferry_log_level level_of(int error)
@@ -95,8 +99,10 @@ int session_fail(struct vmferry_session *session, int error, const char *fmt, ..
 	va_start(args, fmt);
 	vsnprintf(what, sizeof(what), fmt, args);
 	va_end(args);
-	log_line(level_of(error), "session %s with %s: %s: the session is over", session->name,
-		 session->peer_text, what);
+	log_line(error == -ECONNRESET && atomic_load(&session->bye) ? VMFERRY_LOG_DEBUG
+								    : level_of(error),
+		 "session %s with %s: %s: the session is over", session->name, session->peer_text,
+		 what);
 	wake_all(session);
 	return error;
 }
@@ -112,11 +118,19 @@ void vmferry_session_close(struct vmferry_session **session)
 
 	if (s == NULL)
 		return;
+	/* The last words of a session that ends well are on their way. */
+	if (s->kind != NULL && s->ops->drain != NULL)
+		s->ops->drain(s);
 	session_fail(s, -ECANCELED, "closed on this side");
+	if (s->kind != NULL && s->ops->quiesce != NULL)
+		s->ops->quiesce(s);
 	for (unsigned int i = 0; i < s->lane_count; i++)
 		if (s->lanes[i] != NULL)
 			s->ops->close(s->lanes[i]);
+	if (s->kind != NULL)
+		s->ops->detach(s);
 	channel_close(&s->control);
+	inbox_destroy(&s->inbox);
 	memory_table_destroy(&s->memory);
 	pthread_cond_destroy(&s->may_send);
 	pthread_cond_destroy(&s->fenced);
@@ -129,6 +143,23 @@ void vmferry_session_close(struct vmferry_session **session)
 const char *vmferry_session_transport(const struct vmferry_session *session)
 {
 	return session->ops->name;
+}
+
+const char *vmferry_session_transport_reason(const struct vmferry_session *session)
+{
+	return session->reason;
+}
+
+void vmferry_session_hurry(struct vmferry_session *session, uint64_t until)
+{
+	if (session->kind != NULL && session->ops->hurry != NULL)
+		session->ops->hurry(session, until);
+}
+
+void vmferry_session_revoke(struct vmferry_session *session)
+{
+	atomic_store(&session->revoked, true);
+	session->ops->revoke(session);
 }
 
 unsigned int vmferry_session_lanes(const struct vmferry_session *session)
@@ -184,13 +215,11 @@ static int check_message(const struct vmferry_session *session, enum vmferry_cha
 	return 0;
 }
 
-int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, uint32_t type,
-		 const void *data, size_t length, uint64_t deadline)
+int session_send_control(struct vmferry_session *session, uint32_t type, const void *data,
+			 size_t length, uint64_t deadline)
 {
-	int ret = check_message(session, channel, type, length);
+	int ret = begin_sending(session, deadline);
 
-	if (ret == 0)
-		ret = begin_sending(session, deadline);
 	if (ret < 0)
 		return ret;
 	ret = channel_send(&session->control, type, data, length, deadline);
@@ -204,6 +233,39 @@ int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, 
 	return ret;
 }
 
+int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, uint32_t type,
+		 const void *data, size_t length, uint64_t deadline)
+{
+	int ret = check_message(session, channel, type, length);
+
+	if (ret < 0)
+		return ret;
+	if (channel == VMFERRY_MAILBOX && session->kind != NULL &&
+	    session->ops->send_mailbox != NULL)
+		return session->ops->send_mailbox(session, type, data, length, deadline);
+	return session_send_control(session, type, data, length, deadline);
+}
+
+/* Takes from the inbox, which somebody else fills: ours to move on only while there is a hurry. */
+static int recv_inbox(struct vmferry_session *session, struct vmferry_message *message,
+		      uint64_t deadline)
+{
+	for (;;) {
+		/* Before it is looked into: what the peer said before it went away is put there until it is closed. */
+		bool closed = inbox_closed(&session->inbox);
+		int error = session_error(session);
+
+		if (inbox_take(&session->inbox, message) == 0)
+			return 0;
+		if (error != 0 && (closed || error == -ECANCELED))
+			return error;
+		if (vmferry_now() >= deadline)
+			return -ETIMEDOUT;
+		if (!session->ops->poll(session))
+			inbox_wait(&session->inbox, deadline);
+	}
+}
+
 int vmferry_recv(struct vmferry_session *session, struct vmferry_message *message,
 		 uint64_t deadline)
 {
@@ -211,6 +273,8 @@ int vmferry_recv(struct vmferry_session *session, struct vmferry_message *messag
 
 	if (session_error(session) == -ECANCELED)
 		return -ECANCELED;
+	if (session->kind != NULL && session->ops->poll != NULL)
+		return recv_inbox(session, message, deadline);
 	/* What the peer said before it went away is still heard, whatever became of the lanes. */
 	ret = channel_recv(&session->control, message, deadline);
 	if (ret == 0 || (ret == -ETIMEDOUT && session_error(session) == 0))

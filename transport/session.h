@@ -16,9 +16,12 @@
 
 #include "transport/channel.h"
 #include "transport/handshake.h"
+#include "transport/inbox.h"
 #include "transport/memory.h"
 #include "transport/ops.h"
 #include "transport/socket.h"
+
+#define REASON_MAX 200
 
 struct vmferry_session {
 	const struct transport_ops *ops;
@@ -39,6 +42,12 @@ struct vmferry_session {
 	bool sending;
 
 	struct memory_table memory;
+	struct inbox inbox; /* of a kind that reads the control connection itself */
+	void *kind;	    /* what the lanes' kind keeps for the session; NULL: nothing */
+	char reason
+		[REASON_MAX]; /* why it is this transport; of lanes that could not be had, why not */
+	atomic_bool revoked;
+	atomic_bool bye; /* the peer has said that it closes: its end is no surprise */
 	unsigned int lane_count;
 	struct lane *lanes[VMFERRY_LANES_MAX];
 };
@@ -60,6 +69,13 @@ void session_forget_secret(struct vmferry_session *session);
  */
 __attribute__((format(printf, 3, 4))) int session_fail(struct vmferry_session *session, int error,
 						       const char *fmt, ...);
+
+/*
+ * Sends a message on the control connection, also one of the transport's own, see CHANNEL_TYPE_MAX. Any thread.
+ * As vmferry_send().
+ */
+int session_send_control(struct vmferry_session *session, uint32_t type, const void *data,
+			 size_t length, uint64_t deadline);
 
 /* The error that it ended with, 0 if it has not. */
 int session_error(const struct vmferry_session *session);

@@ -131,28 +131,60 @@ static int complete(struct vmferry_listener *listener, struct stranger *stranger
 		return 0;
 	}
 	unwatch(listener, stranger->fd);
+	/* Only now: its thread writes to the control connection too. */
+	if (s->kind != NULL && s->ops->ready(s) < 0) {
+		reject(listener, stranger, "its lanes cannot be served");
+		return 0;
+	}
 	stranger->fd = -1;
 	stranger->session = NULL;
 	*session = s;
 	return 1;
 }
 
-static int make_session(struct vmferry_listener *listener, struct stranger *stranger,
-			unsigned int lanes)
+static const char *reason_text(uint32_t reason)
 {
-	struct answer answer = {.status = ANSWER_OK, .lanes = lanes};
+	switch (reason) {
+	case REASON_SOURCE:
+		return "the source asked for it";
+	case REASON_DESTINATION:
+		return "asked for here";
+	case REASON_BOTH:
+		return "both sides have RDMA";
+	default:
+		return "no RDMA device here";
+	}
+}
+
+static int make_session(struct vmferry_listener *listener, struct stranger *stranger,
+			struct answer *answer)
+{
+	const struct transport_ops *ops =
+		answer->transport == VMFERRY_TRANSPORT_RDMA ? &rdma_ops : &tcp_ops;
 	uint8_t bytes[ANSWER_BYTES];
-	int ret = handshake_random(answer.session, answer.secret);
+	struct vmferry_session *s;
+	int ret = handshake_random(answer->session, answer->secret);
 
 	if (ret < 0)
 		return ret;
-	ret = session_new(listener->ops, false, stranger->fd, &stranger->peer, &stranger->session);
+	ret = session_new(ops, false, stranger->fd, &stranger->peer, &stranger->session);
 	if (ret < 0)
 		return ret;
-	session_identify(stranger->session, answer.session, answer.secret);
-	stranger->session->lane_count = lanes;
-	stranger->deadline = vmferry_now() + STRANGER_PATIENCE_NS;
-	answer_encode(&answer, bytes);
+	s = stranger->session;
+	session_identify(s, answer->session, answer->secret);
+	s->lane_count = answer->lanes;
+	snprintf(s->reason, sizeof(s->reason), "%s", reason_text(answer->reason));
+	if (answer->transport == VMFERRY_TRANSPORT_RDMA)
+		ops->door_describe(listener->door, &answer->door);
+	/* No rail without a lane. */
+	if (answer->door.rail_count > answer->lanes)
+		answer->door.rail_count = answer->lanes;
+	if (ops->attach != NULL && answer->lanes > 0)
+		ret = ops->attach(s, &listener->options, &answer->door);
+	if (ret < 0)
+		return ret;
+	stranger->deadline = vmferry_now() + LANES_PATIENCE_NS;
+	answer_encode(answer, bytes);
 	/* Nothing was sent before: an empty socket buffer takes this whole. */
 	return socket_send(stranger->fd, bytes, sizeof(bytes), false) == sizeof(bytes)
 		       ? 0
@@ -179,25 +211,52 @@ static void refuse(const struct stranger *stranger, enum answer_status status)
 	(void)!socket_send(stranger->fd, bytes, sizeof(bytes), false);
 }
 
+/* Which transport it comes to be: 0, or -ENOTSUP when one side insists on what the other has not. */
+static int agree_transport(const struct vmferry_listener *listener,
+			   const struct hello_control *hello, struct answer *answer)
+{
+	enum vmferry_transport here = listener->options.transport;
+
+	answer->transport = VMFERRY_TRANSPORT_TCP;
+	if (hello->transport == VMFERRY_TRANSPORT_TCP) {
+		answer->reason = REASON_SOURCE;
+		/* A session without lanes carries nothing that could be sent another way. */
+		return here == VMFERRY_TRANSPORT_RDMA && hello->lanes > 0 ? -ENOTSUP : 0;
+	}
+	if (listener->door != NULL) {
+		answer->transport = VMFERRY_TRANSPORT_RDMA;
+		answer->reason =
+			hello->transport == VMFERRY_TRANSPORT_AUTO ? REASON_BOTH : REASON_SOURCE;
+		return 0;
+	}
+	answer->reason = here == VMFERRY_TRANSPORT_TCP ? REASON_DESTINATION : REASON_NO_DEVICE;
+	return hello->transport == VMFERRY_TRANSPORT_AUTO ? 0 : -ENOTSUP;
+}
+
 static int hear_control(struct vmferry_listener *listener, struct stranger *stranger,
 			struct vmferry_session **session)
 {
+	struct answer answer = {.status = ANSWER_OK};
 	struct hello_control hello;
+	uint32_t wish;
 	int ret;
 
 	hello_control_decode(stranger->hello + HELLO_PREFIX, &hello);
-	if (hello.transport != listener->options.transport || hello.flags != 0) {
+	if (hello.transport > VMFERRY_TRANSPORT_RDMA || hello.flags != 0 ||
+	    agree_transport(listener, &hello, &answer) < 0) {
 		refuse(stranger, ANSWER_TRANSPORT);
 		reject(listener, stranger, "it asks for transport %u, flags 0x%x", hello.transport,
 		       hello.flags);
 		return 0;
 	}
-	if (hello.lanes > VMFERRY_LANES_MAX) {
-		reject(listener, stranger, "it asks for %u lanes, %d is the most", hello.lanes,
+	wish = answer.transport == VMFERRY_TRANSPORT_RDMA ? hello.rdma_lanes : hello.lanes;
+	if (wish > VMFERRY_LANES_MAX) {
+		reject(listener, stranger, "it asks for %u lanes, %d is the most", wish,
 		       VMFERRY_LANES_MAX);
 		return 0;
 	}
-	ret = make_session(listener, stranger, agree_lanes(listener, hello.lanes));
+	answer.lanes = agree_lanes(listener, wish);
+	ret = make_session(listener, stranger, &answer);
 	if (ret < 0) {
 		reject(listener, stranger, "no session can be made: %s", strerror(-ret));
 		return 0;
@@ -217,13 +276,16 @@ static struct stranger *find_session(struct vmferry_listener *listener, const ui
 	return NULL;
 }
 
-/* Why this lane may not join, NULL if it may. */
-static const char *check_lane(const struct stranger *owner, const struct hello_lane *hello)
+/* Why this lane of @ops may not join, NULL if it may. */
+static const char *check_lane(const struct stranger *owner, const struct hello_lane *hello,
+			      const struct transport_ops *ops)
 {
-	if (owner == NULL)
+	if (owner == NULL || owner->session->ops != ops)
 		return "it says to be a lane of a session that does not wait for lanes";
 	if (lane_check(owner->session->secret, hello) < 0)
 		return "it says to be a lane but its proof is wrong";
+	if (hello->number == LANE_MAILBOX && ops->has_mailbox)
+		return NULL;
 	if (hello->number >= owner->session->lane_count)
 		return "it says to be a lane that was not agreed on";
 	if (owner->session->lanes[hello->number] != NULL)
@@ -241,7 +303,7 @@ static int hear_lane(struct vmferry_listener *listener, struct stranger *strange
 
 	hello_lane_decode(stranger->hello + HELLO_PREFIX, &hello);
 	owner = find_session(listener, hello.session);
-	why = check_lane(owner, &hello);
+	why = check_lane(owner, &hello, &tcp_ops);
 	if (why != NULL) {
 		reject(listener, stranger, "%s", why);
 		return 0;
@@ -253,8 +315,57 @@ static int hear_lane(struct vmferry_listener *listener, struct stranger *strange
 		return 0;
 	}
 	stranger->fd = -1;
-	owner->deadline = vmferry_now() + STRANGER_PATIENCE_NS;
+	owner->deadline = vmferry_now() + LANES_PATIENCE_NS;
 	return ++owner->joined == s->lane_count ? complete(listener, owner, session) : 0;
+}
+
+/* What the door's callbacks work on. */
+struct at_door {
+	struct vmferry_listener *listener;
+	struct vmferry_session **completed;
+	int ret;
+};
+
+static struct vmferry_session *judge_lane(void *ctx, const struct hello_lane *hello,
+					  const char **why)
+{
+	const struct at_door *at = ctx;
+	struct stranger *owner = find_session(at->listener, hello->session);
+
+	*why = check_lane(owner, hello, &rdma_ops);
+	return *why == NULL ? owner->session : NULL;
+}
+
+static void lane_joined(void *ctx, struct vmferry_session *session)
+{
+	struct at_door *at = ctx;
+	struct stranger *owner = find_session(at->listener, session->id);
+
+	if (owner == NULL)
+		return;
+	owner->deadline = vmferry_now() + LANES_PATIENCE_NS;
+	if (++owner->joined == session->lane_count + 1)
+		at->ret = complete(at->listener, owner, at->completed);
+}
+
+static void lane_failed(void *ctx, struct vmferry_session *session, const char *why)
+{
+	struct at_door *at = ctx;
+	struct stranger *owner = find_session(at->listener, session->id);
+
+	if (owner != NULL)
+		reject(at->listener, owner, "%s", why);
+}
+
+int strangers_door_event(struct vmferry_listener *listener, struct vmferry_session **session)
+{
+	struct at_door at = {.listener = listener, .completed = session};
+	const struct door_guard guard = {
+		.ctx = &at, .judge = judge_lane, .joined = lane_joined, .failed = lane_failed};
+
+	/* One event at a time: when it completes a session, that is to be handed out before the next. */
+	rdma_ops.door_event(listener->door, &guard);
+	return at.ret;
 }
 
 /* Judges the beginning as soon as it is there, so that what speaks something else is not waited for. */

@@ -33,10 +33,12 @@ struct vmferry_memory;
 #define VMFERRY_MESSAGE_MAX (4u << 20)
 
 enum vmferry_transport {
-	VMFERRY_TRANSPORT_AUTO,
+	VMFERRY_TRANSPORT_AUTO, /* RDMA where both sides have it and can reach each other, else TCP */
 	VMFERRY_TRANSPORT_TCP,
-	VMFERRY_TRANSPORT_RDMA, /* -ENOTSUP in this version */
+	VMFERRY_TRANSPORT_RDMA, /* nothing else will do: -ENODEV without a device */
 };
+
+#define VMFERRY_RAILS_MAX 8
 
 struct vmferry_transport_options {
 	size_t size; /* sizeof(struct vmferry_transport_options), so that the structure may grow */
@@ -44,6 +46,18 @@ struct vmferry_transport_options {
 	unsigned int
 		lanes; /* the source's wish, 0: as many as are useful here; the destination's is a maximum */
 	bool insecure; /* allow addresses other than loopback although nothing is authenticated or encrypted */
+
+	/*
+	 * RDMA only. Numeric addresses of this host's RDMA ports; the strings are copied. Lanes are spread over them in turn. None
+	 * given: the destination takes the port of the address that it listens at, or the first that it has; the source takes the
+	 * one that the route to the destination's leads over.
+	 */
+	const char *rails[VMFERRY_RAILS_MAX];
+	unsigned int rail_count;
+	bool odp;	  /* on-demand paging instead of pinning, where the device has it */
+	unsigned int tos; /* IP type of service of the lanes' packets, 0 to 255; 0: the system's */
+	uint32_t write_bytes;  /* longest single RDMA write, a multiple of 4096; 0: the default */
+	uint32_t window_bytes; /* how much a lane has under way at most; 0: the default */
 };
 
 /*
@@ -97,6 +111,21 @@ void vmferry_session_close(struct vmferry_session **session);
 
 /* "tcp" or "rdma"; the number of lanes; the peer's address as text, owned by the session. */
 const char *vmferry_session_transport(const struct vmferry_session *session);
+
+/* Why it is this transport, for a report: "asked for", "no RDMA device here", ... Owned by the session. */
+const char *vmferry_session_transport_reason(const struct vmferry_session *session);
+
+/*
+ * Waits of this session spin instead of sleeping until @until: for the short time in which microseconds count. Over TCP it
+ * changes nothing. Any thread.
+ */
+void vmferry_session_hurry(struct vmferry_session *session, uint64_t until);
+
+/*
+ * At the destination: from its return on no write of the peer is placed any more, whatever is still registered. Messages go on, lanes
+ * are over for good. This is the fast way to take memory back; deregistering it can then wait. Any thread.
+ */
+void vmferry_session_revoke(struct vmferry_session *session);
 unsigned int vmferry_session_lanes(const struct vmferry_session *session);
 const char *vmferry_session_peer(const struct vmferry_session *session);
 
@@ -153,6 +182,23 @@ enum {
  */
 int vmferry_register(struct vmferry_session *session, void *base, uint64_t size, uint64_t address,
 		     unsigned int access, struct vmferry_memory **memory);
+
+/*
+ * Tells that bytes will be written to (destination) or from (source) this range soon: what takes time, such as pinning it for the
+ * device, begins in the background, in the order of the calls, and the peer's writes to what is ready need not wait for the rest. What
+ * is never told is made ready when the first write wants it. Over TCP it does nothing. -EINVAL for a range that leaves the memory.
+ */
+int vmferry_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
+
+/* What has been pinned so far, and the time that it took, summed over all threads. Zero over TCP. Any thread. */
+struct vmferry_registration_stats {
+	uint64_t bytes;
+	uint64_t regions; /* pieces that were registered with the device, on each rail */
+	uint64_t ns;
+};
+
+void vmferry_registration_stats(const struct vmferry_session *session,
+				struct vmferry_registration_stats *stats);
 
 /*
  * Revokes access, waits until no write of the peer is being placed in it, frees the handle, sets *@memory to NULL.
@@ -218,6 +264,11 @@ struct vmferry_lane_stats {
 	uint64_t submissions; /* system calls or doorbells that moved payload */
 	uint64_t stall_ns;    /* time in which the lane was full */
 	uint64_t cpu_ns;      /* destination over TCP: CPU time of the lane's thread */
+	uint64_t
+		in_flight_bytes; /* source over RDMA: given to the device and not yet acknowledged */
+	uint64_t requests; /* RDMA: work requests; / submissions: how many a doorbell rings for */
+	uint64_t signals;  /* RDMA: of these, how many asked for a completion */
+	uint64_t sleeps;   /* RDMA: waits that went to sleep after spinning in vain */
 };
 
 /* Counters so far; any thread, slightly out of date at worst. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* vmferry check: what this host can do, and the remedy for what it cannot. */
+#include <errno.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,13 +11,17 @@
 #include "report.h"
 #include "settings.h"
 
-#define VALUE_MAX 128
+#define VALUE_MAX 256
 
 struct check_settings {
+	const char *rail;
 	const char *json;
 };
 
 static const struct option_spec check_specs[] = {
+	OPTION("rdma-test", "ADDR", NULL,
+	       "Test the RDMA port with this address: write to memory of this process over it, fence, compare.",
+	       OPTION_TEXT, offsetof(struct check_settings, rail)),
 	OPTION("json", "FILE", NULL, "Also write what was found to this file, as JSON.",
 	       OPTION_TEXT, offsetof(struct check_settings, json)),
 	{.name = NULL},
@@ -53,20 +58,33 @@ static bool is_obstacle(struct json_object *check)
 	return json_object_get_boolean(required) && *report_text(check, "status", "") == 'm';
 }
 
-struct json_object *host_check(void)
+static bool has_obstacle(struct json_object *checks)
+{
+	for (size_t i = 0; i < json_object_array_length(checks); i++)
+		if (is_obstacle(json_object_array_get_idx(checks, i)))
+			return true;
+	return false;
+}
+
+struct json_object *host_check(const char *rail, int *tested)
 {
 	struct json_object *found = json_object_new_object();
 	struct json_object *checks = json_object_new_array();
-	bool can = true;
+	struct json_object *ports = json_object_new_array();
+	struct json_object *rdma = json_object_new_object();
+	struct json_object *test = NULL;
 
 	check_kvm(checks);
 	check_memory(checks);
 	check_network(checks);
-	for (size_t i = 0; i < json_object_array_length(checks); i++)
-		if (is_obstacle(json_object_array_get_idx(checks, i)))
-			can = false;
-	json_object_object_add(found, "can_migrate", json_object_new_boolean(can));
+	check_memlock(checks, check_rdma(checks, ports));
+	*tested = rail == NULL ? 0 : check_rdma_test(checks, rail, &test);
+	json_object_object_add(rdma, "ports", ports);
+	json_object_object_add(rdma, "self_test", test);
+	json_object_object_add(found, "can_migrate",
+			       json_object_new_boolean(!has_obstacle(checks)));
 	json_object_object_add(found, "checks", checks);
+	json_object_object_add(found, "rdma", rdma);
 	return found;
 }
 
@@ -91,17 +109,20 @@ static int check_main(struct cli *cli, int argc, char **argv)
 	struct option_result result;
 	struct json_object *found;
 	struct json_object *value;
+	int tested;
 	int code;
 
 	if (!option_parse(&command_check, argc, argv, targets, &result, &code))
 		return code;
 	log_open(&cli->log, (enum vmferry_log_level)common.log);
-	found = host_check();
+	found = host_check(check.rail, &tested);
 	json_object_object_get_ex(found, "checks", &value);
 	print_checks(value);
 	json_object_object_get_ex(found, "can_migrate", &value);
 	code = json_object_get_boolean(value) ? EXIT_COMPLETED : EXIT_UNABLE;
 	printf("\nmigration %s on this host\n", code == EXIT_COMPLETED ? "works" : "does not work");
+	if (tested < 0 && code == EXIT_COMPLETED)
+		code = tested == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 	if (check.json != NULL && report_write(check.json, found) < 0 && code == EXIT_COMPLETED)
 		code = EXIT_FAILED;
 	json_object_put(found);

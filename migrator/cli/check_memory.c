@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory: what is free, what may be locked, huge pages, NUMA. Nothing here is needed but some free memory. */
+/* Memory: what is free, huge pages, NUMA. Nothing here is needed but some free memory. */
 #include "host_check.h"
 
 #include <numa.h>
@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "units.h"
 
@@ -61,27 +59,6 @@ static void check_available(struct json_object *checks)
 	check_add(checks, &item, "%s", units_format_size(text, bytes));
 }
 
-static void check_memlock(struct json_object *checks)
-{
-	struct check_item item = {
-		.name = "memlock limit",
-		.ok = true,
-		.remedy = "raise it (ulimit -l, limits.conf); only RDMA, which is not in this "
-			  "version, will need it"};
-	char text[UNITS_TEXT_MAX];
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
-		return;
-	if (limit.rlim_cur == RLIM_INFINITY) {
-		check_add(checks, &item, "unlimited");
-		return;
-	}
-	item.ok = geteuid() == 0;
-	check_add(checks, &item, "%s%s", units_format_size(text, limit.rlim_cur),
-		  item.ok ? ", root is exempt" : "");
-}
-
 static void check_huge(struct json_object *checks)
 {
 	struct check_item item = {.name = "huge pages, 2 MiB",
@@ -126,7 +103,6 @@ static void check_numa(struct json_object *checks)
 void check_memory(struct json_object *checks)
 {
 	check_available(checks);
-	check_memlock(checks);
 	check_huge(checks);
 	check_thp(checks);
 	check_numa(checks);

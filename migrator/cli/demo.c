@@ -55,7 +55,13 @@ static const struct option_spec demo_specs[] = {
 static const struct option_group demo_group = {"Options of vmferry demo", demo_specs};
 
 static const struct option_group *const groups[] = {
-	&machine_group, &workload_group, &migration_group, &demo_group, &common_group, NULL,
+	&machine_group,
+	&workload_group,
+	&migration_group,
+	&transport_group,
+	&demo_group,
+	&common_group,
+	NULL,
 };
 
 struct demo {
@@ -90,6 +96,7 @@ static int be_destination(void *ctx, struct host *host)
 	struct demo *demo = ctx;
 	struct host_arrival arrival = {
 		.uri = "tcp:127.0.0.1:0",
+		.transport = &demo->migration.transport,
 		.numa_node = demo->machine.numa == NUMA_ANY ? -1 : (int)demo->machine.numa,
 		.console_fd = demo->console_fd,
 	};
@@ -377,8 +384,9 @@ static int demo_main(struct cli *cli, int argc, char **argv)
 {
 	struct demo demo = {.log = &cli->log};
 	struct common_settings common = {0};
-	void *const targets[] = {&demo.machine, &demo.workload, &demo.migration, &demo.own,
-				 &common};
+	void *const targets[] = {&demo.machine,	  &demo.workload,
+				 &demo.migration, &demo.migration.transport,
+				 &demo.own,	  &common};
 	struct option_result result;
 	const char *wrong;
 	int code;
@@ -387,7 +395,7 @@ static int demo_main(struct cli *cli, int argc, char **argv)
 		return code;
 	log_open(&cli->log, (enum vmferry_log_level)common.log);
 	demo.migration.verify = demo.own.verify;
-	wrong = migration_check(&demo.migration);
+	wrong = transport_check(&demo.migration.transport);
 	if (wrong != NULL)
 		fprintf(stderr, "vmferry demo: %s\n", wrong);
 	if (wrong != NULL || machine_check(&demo.machine, result.given[1] != 0) < 0)

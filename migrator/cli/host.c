@@ -258,12 +258,11 @@ void host_adopt(struct host *host, struct vmm *vmm)
 
 int host_await(struct host *host, const struct host_arrival *arrival)
 {
-	struct vmferry_destination_options options = {
-		.size = sizeof(options),
-		.transport = {.size = sizeof(options.transport), .insecure = arrival->insecure},
-	};
+	struct vmferry_destination_options options = {.size = sizeof(options)};
 	int rc;
 
+	transport_options(arrival->transport, &options.transport);
+	options.transport.insecure = arrival->insecure;
 	host->arriving = (struct vmm_arrival){
 		.console_fd = arrival->console_fd,
 		.numa_node = arrival->numa_node,

@@ -29,6 +29,7 @@ void host_adopt(struct host *host, struct vmm *vmm);
 /* Listens for a guest; errors are logged. What it is given stays the host's until host_free(). */
 struct host_arrival {
 	const char *uri;
+	const struct transport_settings *transport;
 	const char *json; /* where the report of the arrival goes, NULL: nowhere */
 	uint64_t memory_limit;
 	int numa_node;

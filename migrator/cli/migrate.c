@@ -25,7 +25,7 @@ static const struct option_spec output_specs[] = {
 static const struct option_group output_group = {"Output of vmferry migrate", output_specs};
 
 static const struct option_group *const groups[] = {
-	&migration_group, &migrate_group, &output_group, &common_group, NULL,
+	&migration_group, &transport_group, &migrate_group, &output_group, &common_group, NULL,
 };
 
 static int migrate(struct client *client, const char *uri,
@@ -48,7 +48,7 @@ static int migrate_main(struct cli *cli, int argc, char **argv)
 	struct migration_settings migration = {0};
 	struct migrate_settings own = {0};
 	struct common_settings common = {0};
-	void *const targets[] = {&migration, &migration, &own, &common};
+	void *const targets[] = {&migration, &migration.transport, &migration, &own, &common};
 	struct option_result result;
 	struct client *client;
 	const char *wrong;
@@ -58,7 +58,7 @@ static int migrate_main(struct cli *cli, int argc, char **argv)
 	if (!option_parse(&command_migrate, argc, argv, targets, &result, &code))
 		return code;
 	log_open(&cli->log, (enum vmferry_log_level)common.log);
-	wrong = migration_check(&migration);
+	wrong = transport_check(&migration.transport);
 	if (wrong != NULL) {
 		fprintf(stderr, "vmferry migrate: %s\n", wrong);
 		return EXIT_USAGE;

@@ -8,7 +8,6 @@
 #include <string.h>
 
 static const char *const tracker_choices[] = {"auto", "ring", "log", NULL};
-static const char *const transport_choices[] = {"auto", "tcp", "rdma", NULL};
 static const char *const log_choices[] = {"error", "warn", "info", "debug", NULL};
 
 #define AT(member) offsetof(struct migration_settings, member)
@@ -25,9 +24,6 @@ static const struct option_spec migration_specs[] = {
 	OPTION("lanes", "N", "auto",
 	       "Connections that carry memory; auto is as many as are useful.", OPTION_COUNT,
 	       AT(lanes), .min = 1, .max = VMFERRY_LANES_MAX, .word = "auto", .word_value = 0),
-	OPTION("transport", "KIND", "auto",
-	       "How memory travels: tcp, or auto. rdma is not in this version.", OPTION_CHOICE,
-	       AT(transport), .choices = transport_choices),
 	{.name = NULL},
 };
 
@@ -60,58 +56,58 @@ static const struct option_spec common_specs[] = {
 
 const struct option_group common_group = {"Common options", common_specs};
 
-const char *migration_check(const struct migration_settings *migration)
-{
-	if (migration->transport == VMFERRY_TRANSPORT_RDMA)
-		return "--transport rdma: not in this version: use tcp or auto";
-	return NULL;
-}
-
 void migration_options(const struct migration_settings *migration,
 		       struct vmferry_source_options *options)
 {
 	*options = (struct vmferry_source_options){
 		.size = sizeof(*options),
-		.transport =
-			{
-				.size = sizeof(options->transport),
-				.transport = (enum vmferry_transport)migration->transport,
-				.lanes = (unsigned int)migration->lanes,
-				.insecure = migration->insecure,
-			},
 		.tracker = (enum vmferry_tracker)migration->tracker,
 		.downtime_ns = migration->downtime,
 		.bandwidth = migration->bandwidth,
 		.timeout_ns = migration->timeout,
 		.verify = migration->verify,
 	};
+	transport_options(&migration->transport, &options->transport);
+	options->transport.lanes = (unsigned int)migration->lanes;
+	options->transport.insecure = migration->insecure;
 }
+
+/* The groups that travel, and where each one's fields are. */
+static const struct {
+	const struct option_group *group;
+	size_t offset;
+} sections[] = {
+	{&migration_group, 0},
+	{&transport_group, offsetof(struct migration_settings, transport)},
+	{&migrate_group, 0},
+};
+
+#define SECTIONS (sizeof(sections) / sizeof(sections[0]))
 
 struct json_object *migration_to_json(const struct migration_settings *migration)
 {
 	struct json_object *object = json_object_new_object();
 
-	option_to_json(&migration_group, migration, object);
-	option_to_json(&migrate_group, migration, object);
+	for (size_t i = 0; i < SECTIONS; i++)
+		option_to_json(sections[i].group, (const char *)migration + sections[i].offset,
+			       object);
 	return object;
 }
 
-static int set_one(struct migration_settings *migration, const char *name,
-		   struct json_object *value, char why[OPTION_WHY_MAX])
+static int set_text(struct migration_settings *migration, const char *name,
+		    struct json_object *value, char why[OPTION_WHY_MAX])
 {
 	char reason[OPTION_WHY_MAX];
-	const char *text;
-	int rc;
+	int rc = -ENOENT;
 
 	if (!json_object_is_type(value, json_type_string)) {
 		snprintf(why, OPTION_WHY_MAX,
 			 "option %.40s: not a string: write \"5ms\" or \"yes\"", name);
 		return -EINVAL;
 	}
-	text = json_object_get_string(value);
-	rc = option_set(&migration_group, migration, name, text, reason);
-	if (rc == -ENOENT)
-		rc = option_set(&migrate_group, migration, name, text, reason);
+	for (size_t i = 0; rc == -ENOENT && i < SECTIONS; i++)
+		rc = option_set(sections[i].group, (char *)migration + sections[i].offset, name,
+				json_object_get_string(value), reason);
 	if (rc == -ENOENT)
 		snprintf(why, OPTION_WHY_MAX,
 			 "option %.40s: no such option: see vmferry migrate --help", name);
@@ -120,13 +116,27 @@ static int set_one(struct migration_settings *migration, const char *name,
 	return rc;
 }
 
+/* An array is an option that was given several times. */
+static int set_one(struct migration_settings *migration, const char *name,
+		   struct json_object *value, char why[OPTION_WHY_MAX])
+{
+	int rc = 0;
+
+	if (!json_object_is_type(value, json_type_array))
+		return set_text(migration, name, value, why);
+	for (size_t i = 0; rc == 0 && i < json_object_array_length(value); i++)
+		rc = set_text(migration, name, json_object_array_get_idx(value, i), why);
+	return rc;
+}
+
 int migration_from_json(struct json_object *object, struct migration_settings *migration,
 			char why[OPTION_WHY_MAX])
 {
 	const char *wrong;
 
-	option_defaults(&migration_group, migration);
-	option_defaults(&migrate_group, migration);
+	*migration = (struct migration_settings){0};
+	for (size_t i = 0; i < SECTIONS; i++)
+		option_defaults(sections[i].group, (char *)migration + sections[i].offset);
 	if (object != NULL && !json_object_is_type(object, json_type_object)) {
 		snprintf(why, OPTION_WHY_MAX,
 			 "options: not an object: write {\"downtime\":\"5ms\"}");
@@ -139,7 +149,7 @@ int migration_from_json(struct json_object *object, struct migration_settings *m
 				return -EINVAL;
 		}
 	}
-	wrong = migration_check(migration);
+	wrong = transport_check(&migration->transport);
 	if (wrong == NULL)
 		return 0;
 	snprintf(why, OPTION_WHY_MAX, "%s", wrong);

@@ -129,10 +129,13 @@ static int set_text(const char **value, const char *text, char *why)
 	return 0;
 }
 
-static int set_item(struct option_list *list, const char *text, char *why)
+static int set_item(const struct option_spec *spec, struct option_list *list, const char *text,
+		    char *why)
 {
-	if (list->count == OPTION_LIST_MAX) {
-		snprintf(why, OPTION_WHY_MAX, "given too often: %d times at most", OPTION_LIST_MAX);
+	unsigned int max = spec->max == 0 ? OPTION_LIST_MAX : (unsigned int)spec->max;
+
+	if (list->count >= max) {
+		snprintf(why, OPTION_WHY_MAX, "given too often: %u times at most", max);
 		return -EINVAL;
 	}
 	list->items[list->count++] = text;
@@ -154,7 +157,7 @@ int option_set(const struct option_group *group, void *target, const char *name,
 	case OPTION_TEXT:
 		return set_text(field(spec, target), text, why);
 	case OPTION_LIST:
-		return set_item(field(spec, target), text, why);
+		return set_item(spec, field(spec, target), text, why);
 	default:
 		return set_number(spec, field(spec, target), text, why);
 	}
@@ -192,6 +195,17 @@ static const char *to_text(const struct option_spec *spec, const void *target, c
 	}
 }
 
+static struct json_object *list_to_json(const struct option_spec *spec, const void *target)
+{
+	struct json_object *array = json_object_new_array();
+	struct option_list list;
+
+	memcpy(&list, (const char *)target + spec->offset, sizeof(list));
+	for (unsigned int i = 0; i < list.count; i++)
+		json_object_array_add(array, json_object_new_string(list.items[i]));
+	return array;
+}
+
 void option_to_json(const struct option_group *group, const void *target,
 		    struct json_object *object)
 {
@@ -200,7 +214,9 @@ void option_to_json(const struct option_group *group, const void *target,
 	for (const struct option_spec *spec = group->specs; spec->name != NULL; spec++) {
 		const char *value = to_text(spec, target, text);
 
-		if (value != NULL)
+		if (spec->kind == OPTION_LIST)
+			json_object_object_add(object, spec->name, list_to_json(spec, target));
+		else if (value != NULL)
 			json_object_object_add(object, spec->name, json_object_new_string(value));
 	}
 }

@@ -19,7 +19,7 @@ enum option_kind {
 	OPTION_DURATION, /* uint64_t, nanoseconds */
 	OPTION_CHOICE,	 /* uint64_t, index in @choices */
 	OPTION_TEXT,	 /* const char *, NULL when not given */
-	OPTION_LIST,	 /* struct option_list, one more each time the option is given */
+	OPTION_LIST, /* struct option_list, one more each time the option is given; @max: of them */
 };
 
 #define OPTION_LIST_MAX 16
@@ -84,7 +84,7 @@ void option_defaults(const struct option_group *group, void *target);
 int option_set(const struct option_group *group, void *target, const char *name, const char *text,
 	       char why[OPTION_WHY_MAX]);
 
-/* Adds to @object one string for each option of the group, as option_set() reads them; lists are left out. */
+/* Adds to @object one string for each option of the group, as option_set() reads them, and an array of them for a list. */
 void option_to_json(const struct option_group *group, const void *target,
 		    struct json_object *object);
 

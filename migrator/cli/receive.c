@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* vmferry receive: waits for a guest, and is then to it what vmferry run was. */
 #include <errno.h>
+#include <stdio.h>
 
 #include "command.h"
 #include "exit.h"
@@ -15,6 +16,7 @@ struct receive_settings {
 	uint64_t memory_limit;
 	uint64_t numa;
 	bool insecure;
+	struct transport_settings transport; /* the transport group's */
 };
 
 #define AT(member) offsetof(struct receive_settings, member)
@@ -39,13 +41,15 @@ static const struct option_spec receive_specs[] = {
 
 static const struct option_group receive_group = {"Options of vmferry receive", receive_specs};
 
-static const struct option_group *const groups[] = {&receive_group, &common_group, NULL};
+static const struct option_group *const groups[] = {&receive_group, &transport_group, &common_group,
+						    NULL};
 
 static int serve(struct cli *cli, const struct receive_settings *receive, const char *uri)
 {
 	struct host_setup setup = {.control = receive->control, .control_fd = -1, .log = &cli->log};
 	struct host_arrival arrival = {
 		.uri = uri,
+		.transport = &receive->transport,
 		.json = receive->json,
 		.memory_limit = receive->memory_limit,
 		.numa_node = receive->numa == NUMA_ANY ? -1 : (int)receive->numa,
@@ -76,13 +80,19 @@ static int receive_main(struct cli *cli, int argc, char **argv)
 {
 	struct receive_settings receive = {0};
 	struct common_settings common = {0};
-	void *const targets[] = {&receive, &common};
+	void *const targets[] = {&receive, &receive.transport, &common};
 	struct option_result result;
+	const char *wrong;
 	int code;
 
 	if (!option_parse(&command_receive, argc, argv, targets, &result, &code))
 		return code;
 	log_open(&cli->log, (enum vmferry_log_level)common.log);
+	wrong = transport_check(&receive.transport);
+	if (wrong != NULL) {
+		fprintf(stderr, "vmferry receive: %s\n", wrong);
+		return EXIT_USAGE;
+	}
 	return serve(cli, &receive, result.arguments[0]);
 }
 

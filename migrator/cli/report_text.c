@@ -25,11 +25,15 @@ static bool ends_with(const char *text, const char *end)
 	return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
-/* "source", "blackout_us" -> "blackout": the unit is in the value. */
+/* "blackout_us" -> "blackout": the unit is in the value. What is nothing but a unit is a time. */
 static void label(const char *name, char text[CELL_MAX])
 {
 	static const char *const endings[] = {"_us", "_bytes_per_second", "_bytes"};
-	size_t length = strlen(name);
+	size_t length;
+
+	if (strcmp(name, "us") == 0)
+		name = "time";
+	length = strlen(name);
 
 	for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
 		if (ends_with(name, endings[i])) {
@@ -51,7 +55,7 @@ static void number_cell(const char *name, struct json_object *value, char text[C
 	double number = json_object_get_double(value);
 	uint64_t whole = number < 0 ? 0 : (uint64_t)(number + 0.5);
 
-	if (ends_with(name, "_us"))
+	if (ends_with(name, "_us") || strcmp(name, "us") == 0)
 		units_format_duration(text, (uint64_t)(number < 0 ? 0 : number * 1000));
 	else if (ends_with(name, "bytes_per_second"))
 		units_format_rate(text, whole);

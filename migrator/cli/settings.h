@@ -59,6 +59,24 @@ void console_close(int fd);
 #define CONSOLE_HELP \
 	"Where the guest's console goes: a file to append to, - for standard output, or none."
 
+/* ---- how memory travels ------------------------------------------------------------------------------------- */
+
+struct transport_settings {
+	uint64_t kind; /* enum vmferry_transport */
+	struct option_list rails;
+	uint64_t tos;
+	bool odp;
+};
+
+extern const struct option_group transport_group;
+
+/* Checks what no single option can: NULL, or the reason with the remedy. */
+const char *transport_check(const struct transport_settings *transport);
+
+/* The rails stay the settings'. */
+void transport_options(const struct transport_settings *transport,
+		       struct vmferry_transport_options *options);
+
 /* ---- the migration ------------------------------------------------------------------------------------------ */
 
 struct migration_settings {
@@ -66,7 +84,7 @@ struct migration_settings {
 	uint64_t bandwidth;
 	uint64_t timeout;
 	uint64_t lanes;
-	uint64_t transport;
+	struct transport_settings transport; /* the transport group's */
 	/* what demo and migrate have with defaults of their own */
 	uint64_t tracker;
 	bool verify;
@@ -76,13 +94,13 @@ struct migration_settings {
 extern const struct option_group migration_group; /* migrate and demo */
 extern const struct option_group migrate_group;	  /* only migrate */
 
-/* Checks what no single option can: NULL, or the reason with the remedy. */
-const char *migration_check(const struct migration_settings *migration);
-
+/* The rails stay the settings'. */
 void migration_options(const struct migration_settings *migration,
 		       struct vmferry_source_options *options);
 
-/* The settings as the control socket's "options" object, and back; -EINVAL with the reason in @why. */
+/*
+ * The settings as the control socket's "options" object, and back; -EINVAL with the reason in @why. Strings stay the object's.
+ */
 struct json_object *migration_to_json(const struct migration_settings *migration);
 int migration_from_json(struct json_object *object, struct migration_settings *migration,
 			char why[OPTION_WHY_MAX]);

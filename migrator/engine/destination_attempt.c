@@ -36,9 +36,9 @@ __attribute__((format(printf, 2, 3))) static void because(struct attempt *a, con
 	va_end(args);
 }
 
-static int reply(struct attempt *a, uint32_t type)
+static int reply(struct attempt *a, enum vmferry_channel channel, uint32_t type)
 {
-	return vmferry_send(a->session, VMFERRY_CONTROL, type, NULL, 0, vmferry_now() + REPLY_NS);
+	return vmferry_send(a->session, channel, type, NULL, 0, vmferry_now() + REPLY_NS);
 }
 
 static int refuse(struct attempt *a, struct vmferry_message *m, const char *expected)
@@ -155,6 +155,11 @@ static int start_populate(struct attempt *a)
 	}
 	r = populate_start(ranges, o->extent_count, &a->populate);
 	free(ranges);
+	for (uint32_t i = 0; r == 0 && i < o->extent_count; i++) {
+		const struct offer_extent *e = &o->extents[i];
+
+		r = vmferry_prepare(a->memories[e->region], e->extent.offset, e->extent.length);
+	}
 	/*
 	 * A guest of moderate size is populated before its pages come, which then arrive at the link's speed. A large one must
 	 * not wait for all of its memory: there the rest goes on beside the first pass.
@@ -268,7 +273,8 @@ static int arm(struct attempt *a, const struct vmferry_message *m)
 	a->last_fence = (uint32_t)fence;
 	/* Every page that holds anything has come: populating on would only take the blackout's CPUs. */
 	populate_stop(a->populate);
-	return reply(a, MESSAGE_ARMED);
+	vmferry_session_hurry(a->session, vmferry_now() + HURRY_NS);
+	return reply(a, VMFERRY_CONTROL, MESSAGE_ARMED);
 }
 
 static int take_message(struct vmferry_destination *d, struct vmferry_message *m)
@@ -368,8 +374,7 @@ static int wait_for_go(struct vmferry_destination *d)
 	return r < 0 ? r : owner_take(&d->owners, a->offer.id);
 }
 
-/* From GO on nobody but the guest writes its memory. */
-static void revoke(struct attempt *a)
+static void deregister(struct attempt *a)
 {
 	for (unsigned int i = 0; i < a->vm.region_count; i++)
 		vmferry_deregister(&a->memories[i]);
@@ -379,14 +384,15 @@ static int run(struct vmferry_destination *d)
 {
 	struct attempt *a = &d->attempt;
 	uint64_t ready, go;
-	int r = reply(a, MESSAGE_READY);
+	int r = reply(a, VMFERRY_MAILBOX, MESSAGE_READY);
 
 	ready = vmferry_now();
 	r = r < 0 ? r : wait_for_go(d);
 	if (r < 0)
 		return r;
 	go = vmferry_now();
-	revoke(a);
+	/* From GO on nobody but the guest writes its memory. Deregistering it takes time and follows when the guest runs. */
+	vmferry_session_revoke(a->session);
 	r = d->ops.run(d->ctx);
 	a->times.go_ns = go - ready;
 	a->times.run_ns = vmferry_now() - go;
@@ -436,7 +442,7 @@ static int send_closing(struct vmferry_destination *d)
 		.words_length = r == 0 ? vmferry_blob_size(words) : 0,
 	};
 	if (blob != NULL && closing_pack(&c, blob) == 0)
-		r = message_send(a->session, VMFERRY_CONTROL, MESSAGE_CLOSING, &blob,
+		r = message_send(a->session, VMFERRY_MAILBOX, MESSAGE_CLOSING, &blob,
 				 vmferry_now() + CLOSING_NS);
 	vmferry_blob_free(&blob);
 	vmferry_blob_free(&words);
@@ -452,7 +458,7 @@ static void tell_source(struct vmferry_destination *d)
 
 	r = r < 0 ? r : times_pack(&a->times, blob);
 	r = r < 0 ? r
-		  : message_send(a->session, VMFERRY_CONTROL, MESSAGE_RUNNING, &blob,
+		  : message_send(a->session, VMFERRY_MAILBOX, MESSAGE_RUNNING, &blob,
 				 vmferry_now() + REPLY_NS);
 	vmferry_blob_free(&blob);
 	keep_counts(a);
@@ -469,7 +475,7 @@ static void tell_source(struct vmferry_destination *d)
 static void release(struct attempt *a)
 {
 	populate_finish(&a->populate);
-	revoke(a);
+	deregister(a);
 	hasher_free(&a->hasher);
 	vm_release(&a->vm);
 	offer_free(&a->offer);

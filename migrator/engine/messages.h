@@ -45,6 +45,9 @@
 /* The first pass ends with this fence. --verify may set more; the last one is the number that ARM carries. */
 #define FENCE_FIRST_PASS 1u
 
+/* From ARM on both sides spin instead of sleeping, for as long as a switchover can reasonably take. */
+#define HURRY_NS 500000000ull
+
 /* Numbers are part of the protocol. */
 enum message_type {
 	MESSAGE_OFFER = 1,

@@ -35,10 +35,29 @@ static void set_defaults(struct vmferry_source_options *o)
 	o->transport.size = sizeof(o->transport);
 }
 
-static int make_parts(struct vmferry_source *s, const struct vmferry_vm *vm, const char *uri)
+/* The caller's strings may be gone when the source connects. */
+static int copy_rails(struct vmferry_source *s, const struct vmferry_transport_options *from)
 {
-	int r = vm_copy(vm, &s->vm);
+	struct vmferry_transport_options *to = &s->options.transport;
 
+	memset(to->rails, 0, sizeof(to->rails));
+	/* More than there can be are refused where all options are checked. */
+	for (unsigned int i = 0; i < from->rail_count && i < VMFERRY_RAILS_MAX; i++) {
+		if (from->rails[i] == NULL)
+			continue;
+		to->rails[i] = strdup(from->rails[i]);
+		if (to->rails[i] == NULL)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int make_parts(struct vmferry_source *s, const struct vmferry_vm *vm, const char *uri,
+		      const struct vmferry_transport_options *transport)
+{
+	int r = copy_rails(s, transport);
+
+	r = r < 0 ? r : vm_copy(vm, &s->vm);
 	if (r < 0)
 		return r;
 	s->uri = strdup(uri);
@@ -81,7 +100,7 @@ int vmferry_source_new(const struct vmferry_vm *vm, const struct vmferry_source_
 	pthread_cond_init(&s->over, NULL);
 	harvester_init(&s->harvester);
 	phase_init(&s->phase, PHASE_SOURCE, options->on_phase, ctx);
-	r = make_parts(s, vm, uri);
+	r = make_parts(s, vm, uri, &options->transport);
 	if (r < 0)
 		vmferry_source_free(&s);
 	else
@@ -189,6 +208,8 @@ void vmferry_source_free(struct vmferry_source **source)
 	vmferry_problems_free(&s->problems);
 	if (s->map != NULL)
 		dirty_map_free(&s->map);
+	for (unsigned int i = 0; i < VMFERRY_RAILS_MAX; i++)
+		free((char *)s->options.transport.rails[i]);
 	free(s->uri);
 	vm_release(&s->vm);
 	free(s);

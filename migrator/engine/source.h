@@ -120,9 +120,13 @@ struct vmferry_source {
 	char reason[REASON_MAX];
 	const char *tracker_name;
 	const char *transport; /* static text of the transport's, NULL before there is a session */
+	char transport_reason[200];
 	unsigned int lane_count;
+	struct vmferry_registration_stats registration;
 	uint64_t wire_bytes;
 	uint64_t submissions;
+	uint64_t requests;
+	uint64_t signals;
 	uint64_t stall_ns;
 	uint64_t cpu_ns;
 };

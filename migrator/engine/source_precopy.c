@@ -31,6 +31,9 @@ static int mark_content(struct vmferry_source *s)
 		while ((r = content_next(&s->vm.regions[i], offset, &e)) > 0) {
 			dirty_region_mark(&s->map->regions[i], e.offset / VMFERRY_PAGE_SIZE,
 					  e.length / VMFERRY_PAGE_SIZE);
+			r = vmferry_prepare(s->memories[i], e.offset, e.length);
+			if (r < 0)
+				break;
 			offset = e.offset + e.length;
 		}
 		if (r < 0)
@@ -109,6 +112,19 @@ static void measure_bandwidth(struct vmferry_source *s)
 	atomic_store_explicit(&s->bandwidth, s->parts.bandwidth, memory_order_relaxed);
 }
 
+/* What the lanes have taken is still to be sent before the last pages are. */
+static uint64_t in_flight(const struct vmferry_source *s)
+{
+	struct vmferry_lane_stats stats;
+	uint64_t bytes = 0;
+
+	for (unsigned int i = 0; i < s->lane_count; i++) {
+		if (vmferry_lane_stats(s->session, i, &stats) == 0)
+			bytes += stats.in_flight_bytes;
+	}
+	return bytes;
+}
+
 uint64_t source_predict(struct vmferry_source *s)
 {
 	uint64_t dirty = dirty_map_count(s->map) * VMFERRY_PAGE_SIZE;
@@ -120,6 +136,7 @@ uint64_t source_predict(struct vmferry_source *s)
 	lanes_totals(s->lanes, &t);
 	s->parts.harvest_ns = atomic_load_explicit(&s->harvester.harvest_ns, memory_order_relaxed);
 	work.dirty_bytes = dirty + (uint64_t)((double)rate * GATHER_NS / (double)NS_PER_S);
+	work.in_flight = in_flight(s);
 	if (s->options.verify)
 		work.resent_bytes = t.resent_pages * VMFERRY_PAGE_SIZE;
 	predicted = predict_blackout(&s->parts, &work);
@@ -162,8 +179,8 @@ static int ask_hash(struct vmferry_source *s)
 /* The lanes have set the fence: name what was sent before it, to be hashed again. */
 static int hand_over_resent(struct vmferry_source *s)
 {
-	int r = verify_send_resent(s->session, s->lanes->handed, s->vm.regions, s->vm.region_count,
-				   vmferry_now() + NS_PER_S);
+	int r = verify_send_resent(s->session, VMFERRY_CONTROL, s->lanes->handed, s->vm.regions,
+				   s->vm.region_count, vmferry_now() + NS_PER_S);
 
 	for (unsigned int i = 0; i < s->vm.region_count; i++)
 		memset(s->lanes->handed[i], 0, s->map->regions[i].words * sizeof(uint64_t));

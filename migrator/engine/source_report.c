@@ -105,10 +105,17 @@ static void add_cpu(const struct vmferry_source *s, struct report *top)
 
 static void add_transport(const struct vmferry_source *s, struct report *top)
 {
-	struct report t;
+	struct report t, registration;
 
+	report_init(&registration);
+	report_number(&registration, "bytes", s->registration.bytes);
+	report_number(&registration, "regions", s->registration.regions);
+	report_us(&registration, "us", s->registration.ns);
+	report_object(top, "registration", &registration);
 	report_init(&t);
 	report_number(&t, "submissions", s->submissions);
+	report_number(&t, "requests", s->requests);
+	report_number(&t, "signals", s->signals);
 	report_us(&t, "stall_us", s->stall_ns);
 	report_us(&t, "destination_populate_us", s->closing.populate_ns);
 	report_number(&t, "placed_bytes", s->closing.placed_bytes);
@@ -168,6 +175,8 @@ static void add_top(const struct vmferry_source *s, struct report *top)
 	else
 		report_bool(top, "verified", s->verified == 1);
 	report_string(top, "transport", s->transport != NULL ? s->transport : "tcp");
+	report_string(top, "transport_reason",
+		      s->transport_reason[0] != 0 ? s->transport_reason : NULL);
 	report_number(top, "lanes", s->lane_count);
 	report_string(top, "tracker", s->tracker_name);
 	report_us(top, "total_us", atomic_load(&s->ended_ns) - s->began_ns);

@@ -234,6 +234,8 @@ static int setup(struct vmferry_source *s)
 	}
 	s->lane_count = vmferry_session_lanes(s->session);
 	s->transport = vmferry_session_transport(s->session);
+	snprintf(s->transport_reason, sizeof(s->transport_reason), "%s",
+		 vmferry_session_transport_reason(s->session));
 	return source_check(s);
 }
 
@@ -399,9 +401,15 @@ int source_rehearse(struct vmferry_source *s)
 
 static int take_closing(struct vmferry_source *s)
 {
+	uint64_t deadline = vmferry_now() + CLOSING_NS;
 	struct vmferry_message m;
-	int r = vmferry_recv(s->session, &m, vmferry_now() + CLOSING_NS);
+	int r = vmferry_recv(s->session, &m, deadline);
 
+	/* The answer to a ping of pre-copy comes on the other channel, and so at any time. */
+	while (r == 0 && m.type == MESSAGE_PONG) {
+		vmferry_message_free(&m);
+		r = vmferry_recv(s->session, &m, deadline);
+	}
 	if (r < 0)
 		return r;
 	if (m.type != MESSAGE_CLOSING) {
@@ -460,6 +468,8 @@ static void keep_counts(struct vmferry_source *s)
 
 	if (s->lanes != NULL)
 		lanes_totals(s->lanes, &s->totals);
+	if (s->session != NULL)
+		vmferry_registration_stats(s->session, &s->registration);
 	if (s->at.lanes_done != 0)
 		s->minimum_bytes = lanes_minimum(s->lanes);
 	for (unsigned int i = 0; s->session != NULL && i < s->lane_count; i++) {
@@ -467,6 +477,8 @@ static void keep_counts(struct vmferry_source *s)
 			continue;
 		s->wire_bytes += stats.wire_bytes;
 		s->submissions += stats.submissions;
+		s->requests += stats.requests;
+		s->signals += stats.signals;
 		s->stall_ns += stats.stall_ns;
 	}
 }

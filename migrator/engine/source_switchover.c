@@ -35,7 +35,10 @@ static void nap(uint64_t ns)
 static int arm(struct vmferry_source *s)
 {
 	struct vmferry_message m;
-	int r = message_send_number(s->session, MESSAGE_ARM, ++s->fence, vmferry_now() + ARMED_NS);
+	int r;
+
+	vmferry_session_hurry(s->session, vmferry_now() + HURRY_NS);
+	r = message_send_number(s->session, MESSAGE_ARM, ++s->fence, vmferry_now() + ARMED_NS);
 
 	r = r < 0 ? r : source_expect(s, MESSAGE_ARMED, vmferry_now() + ARMED_NS, &m);
 	if (r == 0)
@@ -110,15 +113,18 @@ static int wait_lanes(struct vmferry_source *s, uint64_t deadline)
 	return r;
 }
 
-/* With --verify the list of what was sent since the first pass goes ahead of the state, and is complete only now. */
+/*
+ * With --verify the list of what was sent since the first pass goes ahead of the state, on the same channel because between two no
+ * order is promised, and is complete only now.
+ */
 static int send_resent(struct vmferry_source *s, uint64_t deadline)
 {
 	int r = wait_lanes(s, deadline);
 
 	if (r < 0)
 		return r;
-	return verify_send_resent(s->session, s->lanes->resent, s->vm.regions, s->vm.region_count,
-				  deadline);
+	return verify_send_resent(s->session, VMFERRY_MAILBOX, s->lanes->resent, s->vm.regions,
+				  s->vm.region_count, deadline);
 }
 
 static int send_everything(struct vmferry_source *s, uint64_t deadline)

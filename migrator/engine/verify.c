@@ -8,8 +8,9 @@
 /* Mismatches that get a line of their own. */
 #define VERIFY_TOLD 8u
 
-static int send_words(struct vmferry_session *session, uint32_t type, uint32_t region,
-		      const uint64_t *words, uint64_t first, uint64_t end, uint64_t deadline)
+static int send_words(struct vmferry_session *session, enum vmferry_channel channel, uint32_t type,
+		      uint32_t region, const uint64_t *words, uint64_t first, uint64_t end,
+		      uint64_t deadline)
 {
 	while (first < end) {
 		uint64_t n = end - first < MESSAGE_WORDS_MAX ? end - first : MESSAGE_WORDS_MAX;
@@ -21,7 +22,7 @@ static int send_words(struct vmferry_session *session, uint32_t type, uint32_t r
 			vmferry_blob_free(&blob);
 			return r;
 		}
-		r = message_send(session, VMFERRY_CONTROL, type, &blob, deadline);
+		r = message_send(session, channel, type, &blob, deadline);
 		if (r < 0)
 			return r;
 		first += n;
@@ -46,8 +47,9 @@ static uint64_t run_end(const uint64_t *words, uint64_t from, uint64_t end)
 	return from - gap;
 }
 
-int verify_send_resent(struct vmferry_session *session, uint64_t *const *resent,
-		       const struct vmferry_region *regions, unsigned int count, uint64_t deadline)
+int verify_send_resent(struct vmferry_session *session, enum vmferry_channel channel,
+		       uint64_t *const *resent, const struct vmferry_region *regions,
+		       unsigned int count, uint64_t deadline)
 {
 	for (unsigned int i = 0; i < count; i++) {
 		uint64_t words = (regions[i].size / VMFERRY_PAGE_SIZE + 63) / 64;
@@ -55,7 +57,7 @@ int verify_send_resent(struct vmferry_session *session, uint64_t *const *resent,
 
 		while (from < words) {
 			uint64_t to = run_end(resent[i], from, words);
-			int r = send_words(session, MESSAGE_RESENT, i, resent[i], from, to,
+			int r = send_words(session, channel, MESSAGE_RESENT, i, resent[i], from, to,
 					   deadline);
 
 			if (r < 0)
@@ -69,8 +71,8 @@ int verify_send_resent(struct vmferry_session *session, uint64_t *const *resent,
 int verify_send_hashes(struct vmferry_session *session, const struct hash_table *table,
 		       uint64_t deadline)
 {
-	return send_words(session, MESSAGE_HASHES, 0, table->of_page, 0, hash_table_pages(table),
-			  deadline);
+	return send_words(session, VMFERRY_MAILBOX, MESSAGE_HASHES, 0, table->of_page, 0,
+			  hash_table_pages(table), deadline);
 }
 
 int verify_take_hashes(const struct vmferry_message *message, struct hash_table *table,

@@ -13,8 +13,9 @@
 #include "messages.h"
 
 /* Sends the bits of all regions as RESENT messages; runs of zero words are left out. */
-int verify_send_resent(struct vmferry_session *session, uint64_t *const *resent,
-		       const struct vmferry_region *regions, unsigned int count, uint64_t deadline);
+int verify_send_resent(struct vmferry_session *session, enum vmferry_channel channel,
+		       uint64_t *const *resent, const struct vmferry_region *regions,
+		       unsigned int count, uint64_t deadline);
 
 /* Sends the whole table as HASHES messages. */
 int verify_send_hashes(struct vmferry_session *session, const struct hash_table *table,

@@ -5,6 +5,7 @@
 
 #include <vmferry/kvm.h>
 #include <vmferry/migration.h>
+#include <vmferry/rdma.h>
 #include <vmferry/transport.h>
 #include <vmferry/vmferry.h>
 

@@ -30,12 +30,14 @@ void iov_advance(struct iovec *iov, unsigned int *at, unsigned int count, uint64
 	}
 }
 
-static unsigned int default_lanes(const struct address *peer)
+static unsigned int default_lanes(const struct address *peer,
+				  const struct vmferry_transport_options *options)
 {
 	cpu_set_t set;
 	int cpus = 1;
 
 	(void)peer;
+	(void)options;
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		cpus = CPU_COUNT(&set);
 	return cpus < DEFAULT_LANES_MAX ? (unsigned int)cpus : DEFAULT_LANES_MAX;
@@ -135,6 +137,17 @@ static void tcp_shutdown(struct lane *lane)
 	shutdown(tcp_lane_of(lane)->fd, SHUT_RDWR);
 }
 
+/* After the lock was held for writing no lane is in the middle of placing; the next pointer it makes is refused. */
+static void tcp_revoke(struct vmferry_session *session)
+{
+	struct memory_table *table = &session->memory;
+
+	pthread_rwlock_wrlock(&table->lock);
+	table->closed = true;
+	table->generation++;
+	pthread_rwlock_unlock(&table->lock);
+}
+
 static void tcp_close(struct lane *lane)
 {
 	struct tcp_lane *l = tcp_lane_of(lane);
@@ -150,6 +163,7 @@ static void tcp_close(struct lane *lane)
 
 const struct transport_ops tcp_ops = {
 	.name = "tcp",
+	.kind = VMFERRY_TRANSPORT_TCP,
 	.default_lanes = default_lanes,
 	.connect = tcp_connect,
 	.accept = tcp_accept,
@@ -159,6 +173,7 @@ const struct transport_ops tcp_ops = {
 	.fence_wait = tcp_fence_wait,
 	.read = tcp_read,
 	.fd = tcp_fd,
+	.revoke = tcp_revoke,
 	.shutdown = tcp_shutdown,
 	.close = tcp_close,
 };

@@ -70,8 +70,11 @@ Test(usage, wrong_command_lines__exit_2_and_say_why)
 		{{"receive"}, "it needs URI"},
 		{{"migrate", "socket"}, "it needs SOCKET URI"},
 		{{"migrate", "s", "u", "--downtime", "5"}, "not a duration"},
-		{{"migrate", "s", "u", "--transport", "rdma"}, "not in this version"},
-		{{"demo", "--transport", "rdma"}, "not in this version"},
+		{{"migrate", "s", "u", "--transport", "pigeon"}, "it is one of auto, tcp, rdma"},
+		{{"migrate", "s", "u", "--rail", "mlx5_0"}, "--rail: not a numeric address"},
+		{{"receive", "u", "--rail", "mlx5_0"}, "--rail: not a numeric address"},
+		{{"demo", "--rail", "localhost"}, "--rail: not a numeric address"},
+		{{"demo", "--tos", "256"}, "at most 255"},
 		{{"check", "--json"}, "its value is missing"},
 	};
 	struct program program;
@@ -147,7 +150,49 @@ Test(usage, check__says_what_its_exit_status_says)
 	cr_assert(json_object_object_get_ex(found, "can_migrate", &can));
 	cr_assert_eq(code, json_object_get_boolean(can) ? 0 : 6);
 	cr_assert_not_null(strstr(program_out(&program), "dirty ring"));
+	cr_assert_not_null(strstr(program_out(&program), "memlock limit"));
 	json_object_put(found);
+}
+
+static bool has_rdma(void)
+{
+	return access("/sys/class/infiniband", F_OK) == 0;
+}
+
+/* Not having it is said with what to do about it, and hinders nothing. */
+Test(usage, check_without_rdma__tcp_is_used)
+{
+	struct json_object *found;
+	struct json_object *rdma;
+	struct json_object *ports;
+	struct program program;
+	int code;
+
+	if (has_rdma())
+		cr_skip_test("this host has RDMA");
+	code = RUN_TO_END(&program, "check", "--json", work_path("check.json"));
+	cr_assert_eq(code, have_kvm() ? 0 : 6);
+	cr_assert_not_null(strstr(program_out(&program), "no RDMA device; TCP is used"));
+	cr_assert_not_null(strstr(program_out(&program), "modprobe rdma_rxe"));
+	found = json_object_from_file(work_path("check.json"));
+	cr_assert(json_object_object_get_ex(found, "rdma", &rdma));
+	cr_assert(json_object_object_get_ex(rdma, "ports", &ports));
+	cr_assert_eq(json_object_array_length(ports), 0);
+	json_object_put(found);
+}
+
+Test(usage, rdma_test_without_a_device__fails_with_the_remedy)
+{
+	struct program program;
+	int code;
+
+	if (has_rdma())
+		cr_skip_test("this host has RDMA");
+	code = RUN_TO_END(&program, "check", "--rdma-test", "127.0.0.1");
+	cr_assert_eq(code, have_kvm() ? 1 : 6);
+	cr_assert_not_null(strstr(program_out(&program), "RDMA self-test"));
+	cr_assert_not_null(strstr(program_out(&program), "-> name an address"), "%s",
+			   program_out(&program));
 }
 
 Test(usage, unwritable_json__exit_1)

@@ -16,7 +16,7 @@ static bool parse_migrate(int argc, const char *const *words, struct migration_s
 			  struct option_result *result, int *code)
 {
 	static uint64_t unused[8];
-	void *const targets[] = {migration, migration, unused, unused};
+	void *const targets[] = {migration, &migration->transport, migration, unused, unused};
 	char *argv[16];
 
 	for (int i = 0; i < argc; i++)
@@ -50,12 +50,16 @@ Test(option, defaults__are_the_librarys)
 	struct migration_settings migration = {0};
 
 	option_defaults(&migration_group, &migration);
+	option_defaults(&transport_group, &migration.transport);
 	option_defaults(&migrate_group, &migration);
+	cr_assert_eq(migration.transport.rails.count, 0);
+	cr_assert_eq(migration.transport.tos, 0);
+	cr_assert_not(migration.transport.odp);
 	cr_assert_eq(migration.downtime, VMFERRY_DOWNTIME_DEFAULT_NS);
 	cr_assert_eq(migration.timeout, VMFERRY_TIMEOUT_DEFAULT_NS);
 	cr_assert_eq(migration.bandwidth, 0);
 	cr_assert_eq(migration.lanes, 0);
-	cr_assert_eq(migration.transport, VMFERRY_TRANSPORT_AUTO);
+	cr_assert_eq(migration.transport.kind, VMFERRY_TRANSPORT_AUTO);
 	cr_assert_eq(migration.tracker, VMFERRY_TRACKER_AUTO);
 }
 
@@ -96,6 +100,9 @@ Test(option, bad_command_lines__usage, .init = cr_redirect_stderr)
 		{"migrate", "/s"},
 		{"migrate", "/s", "u", "v"},
 		{"migrate", "/s", "u", "--tracker", "caller"},
+		{"migrate", "/s", "u", "--transport", "pigeon"},
+		{"migrate", "/s", "u", "--tos", "256"},
+		{"migrate", "/s", "u", "--rail"},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -114,14 +121,18 @@ Test(option, bad_command_lines__usage, .init = cr_redirect_stderr)
 
 Test(option, settings__survive_the_control_socket)
 {
-	struct migration_settings before = {.downtime = 1234567,
-					    .bandwidth = 800ull << 20,
-					    .timeout = 7000000000,
-					    .lanes = 3,
-					    .transport = VMFERRY_TRANSPORT_TCP,
-					    .tracker = VMFERRY_TRACKER_LOG,
-					    .verify = true,
-					    .insecure = true};
+	struct migration_settings before = {
+		.downtime = 1234567,
+		.bandwidth = 800ull << 20,
+		.timeout = 7000000000,
+		.lanes = 3,
+		.transport = {.kind = VMFERRY_TRANSPORT_RDMA,
+			      .rails = {.items = {"10.0.0.1", "fd00::2"}, .count = 2},
+			      .tos = 106,
+			      .odp = true},
+		.tracker = VMFERRY_TRACKER_LOG,
+		.verify = true,
+		.insecure = true};
 	struct migration_settings after = {0};
 	struct json_object *object = migration_to_json(&before);
 	char why[OPTION_WHY_MAX];
@@ -131,7 +142,12 @@ Test(option, settings__survive_the_control_socket)
 	cr_assert_eq(after.bandwidth, before.bandwidth);
 	cr_assert_eq(after.timeout, before.timeout);
 	cr_assert_eq(after.lanes, before.lanes);
-	cr_assert_eq(after.transport, before.transport);
+	cr_assert_eq(after.transport.kind, before.transport.kind);
+	cr_assert_eq(after.transport.rails.count, 2);
+	cr_assert_str_eq(after.transport.rails.items[0], "10.0.0.1");
+	cr_assert_str_eq(after.transport.rails.items[1], "fd00::2");
+	cr_assert_eq(after.transport.tos, 106);
+	cr_assert(after.transport.odp);
 	cr_assert_eq(after.tracker, before.tracker);
 	cr_assert(after.verify);
 	cr_assert(after.insecure);
@@ -145,7 +161,10 @@ Test(option, bad_settings_over_the_control_socket__refused)
 					  "{\"lanes\":\"0\"}",
 					  "{\"what\":\"1\"}",
 					  "{\"verify\":\"maybe\"}",
-					  "{\"transport\":\"rdma\"}"};
+					  "{\"transport\":\"pigeon\"}",
+					  "{\"rail\":\"mlx5_0\"}",
+					  "{\"rail\":[\"10.0.0.1\",2]}",
+					  "{\"rail\":{\"a\":\"10.0.0.1\"}}"};
 	struct migration_settings settings;
 	char why[OPTION_WHY_MAX];
 
@@ -157,4 +176,35 @@ Test(option, bad_settings_over_the_control_socket__refused)
 		cr_assert_gt(strlen(why), 10);
 		json_object_put(object);
 	}
+}
+
+Test(option, rails__as_many_as_the_library_takes)
+{
+	struct transport_settings transport = {0};
+	struct vmferry_transport_options options;
+	char why[OPTION_WHY_MAX];
+
+	option_defaults(&transport_group, &transport);
+	for (unsigned int i = 0; i < VMFERRY_RAILS_MAX; i++)
+		cr_assert_eq(option_set(&transport_group, &transport, "rail",
+					i == 0 ? "fe80::1%lo" : "10.0.0.1", why),
+			     0);
+	cr_assert_eq(option_set(&transport_group, &transport, "rail", "10.0.0.1", why), -EINVAL);
+	cr_assert_not_null(strstr(why, "8 times"), "%s", why);
+	cr_assert_null(transport_check(&transport));
+	transport_options(&transport, &options);
+	cr_assert_eq(options.size, sizeof(options));
+	cr_assert_eq(options.rail_count, VMFERRY_RAILS_MAX);
+	cr_assert_str_eq(options.rails[0], "fe80::1%lo");
+	cr_assert_str_eq(options.rails[7], "10.0.0.1");
+}
+
+Test(option, rail_that_is_a_name__refused_with_the_remedy)
+{
+	struct transport_settings transport = {
+		.rails = {.items = {"10.0.0.1", "localhost"}, .count = 2}};
+	const char *why = transport_check(&transport);
+
+	cr_assert_not_null(why);
+	cr_assert_not_null(strstr(why, "vmferry check"), "%s", why);
 }

@@ -73,6 +73,22 @@ Test(report, unknown_steps__appear_under_their_heading)
 	free(text);
 }
 
+Test(report, transport__with_its_reason_and_what_was_pinned)
+{
+	char *text = text_of(
+		"{\"transport\":\"tcp\",\"transport_reason\":\"no RDMA device here\",\"lanes\":2,"
+		"\"registration\":{\"bytes\":2097152,\"regions\":1,\"us\":150}}");
+
+	cr_assert_str_eq(text, "transport                  tcp\n"
+			       "transport reason           no RDMA device here\n"
+			       "lanes                      2\n"
+			       "\nregistration\n"
+			       "  bytes                    2.00 MiB\n"
+			       "  regions                  1\n"
+			       "  time                     150 us\n");
+	free(text);
+}
+
 Test(report, long_table__loses_its_middle)
 {
 	struct json_object *report = json_object_new_object();

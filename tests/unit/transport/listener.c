@@ -114,9 +114,22 @@ Test(listener, options__checked)
 	struct vmferry_transport_options o = {.size = sizeof(o)};
 	struct vmferry_listener *listener = NULL;
 
+	/* No device has a loopback address. */
 	o.transport = VMFERRY_TRANSPORT_RDMA;
-	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -ENOTSUP);
-	o.transport = 77;
+	o.rails[0] = "127.0.0.1";
+	o.rail_count = 1;
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -ENODEV);
+	o.rails[0] = "somewhere.example";
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
+	o.rail_count = VMFERRY_RAILS_MAX + 1;
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
+	o = (struct vmferry_transport_options){.size = sizeof(o), .transport = 77};
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
+	o = (struct vmferry_transport_options){.size = sizeof(o), .write_bytes = 5000};
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
+	o = (struct vmferry_transport_options){.size = sizeof(o), .window_bytes = 4096};
+	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
+	o = (struct vmferry_transport_options){.size = sizeof(o), .tos = 256};
 	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);
 	o = (struct vmferry_transport_options){.size = sizeof(o), .lanes = VMFERRY_LANES_MAX + 1};
 	cr_expect_eq(vmferry_listen(LOOP, &o, &listener), -EINVAL);

@@ -68,25 +68,36 @@ static struct vmferry_transport_options options_for(unsigned int lanes)
 						  .lanes = lanes};
 }
 
-static void open_ends(struct vmferry_listener *listener, unsigned int lanes,
+static void open_ends(struct vmferry_listener *listener,
+		      const struct vmferry_transport_options *options,
 		      struct vmferry_session **source, struct vmferry_session **destination)
 {
-	struct vmferry_transport_options o = options_for(lanes);
 	struct accepting a;
 	int ret;
 
 	accept_begin(&a, listener, PATIENT);
-	ret = vmferry_connect(vmferry_listener_uri(listener), &o, PATIENT, source);
+	ret = vmferry_connect(vmferry_listener_uri(listener), options, PATIENT, source);
 	cr_assert_eq(ret, 0, "connect: %s", strerror(-ret));
 	ret = accept_end(&a);
 	cr_assert_eq(ret, 0, "accept: %s", strerror(-ret));
 	*destination = a.session;
 }
 
+void pair_open_with(struct pair *pair, const struct vmferry_transport_options *options)
+{
+	int ret = vmferry_listen(LOOP, options, &pair->listener);
+
+	cr_assert_eq(ret, 0, "listen: %s", strerror(-ret));
+	open_ends(pair->listener, options, &pair->source, &pair->destination);
+}
+
+/* TCP also where there are RDMA devices. */
 void pair_open(struct pair *pair, unsigned int lanes)
 {
-	cr_assert_eq(vmferry_listen(LOOP, NULL, &pair->listener), 0);
-	open_ends(pair->listener, lanes, &pair->source, &pair->destination);
+	struct vmferry_transport_options o = options_for(lanes);
+
+	o.transport = VMFERRY_TRANSPORT_TCP;
+	pair_open_with(pair, &o);
 }
 
 void pair_close(struct pair *pair)
@@ -101,11 +112,12 @@ void pair_close(struct pair *pair)
 
 void expect_good_source(struct vmferry_listener *listener, unsigned int lanes)
 {
+	struct vmferry_transport_options o = options_for(lanes);
 	struct vmferry_session *source = NULL;
 	struct vmferry_session *destination = NULL;
 	struct vmferry_message m;
 
-	open_ends(listener, lanes, &source, &destination);
+	open_ends(listener, &o, &source, &destination);
 	cr_assert_eq(vmferry_send(source, VMFERRY_CONTROL, 9, "x", 1, PATIENT), 0);
 	cr_assert_eq(vmferry_recv(destination, &m, PATIENT), 0);
 	cr_assert_eq(m.type, 9);

@@ -19,6 +19,9 @@ struct pair {
 
 /* Both ends, over @lanes lanes; the test fails if that does not work. */
 void pair_open(struct pair *pair, unsigned int lanes);
+
+/* The same with the given options, of both ends. */
+void pair_open_with(struct pair *pair, const struct vmferry_transport_options *options);
 void pair_close(struct pair *pair);
 
 /* A vmferry_accept() in a thread of its own. */

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/* What completions that failed mean. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "transport/rdma/rdma.h"
+
+int rdma_status_error(enum ibv_wc_status status)
+{
+	switch (status) {
+	case IBV_WC_SUCCESS:
+		return 0;
+	case IBV_WC_REM_ACCESS_ERR:
+	/* Reading where no memory at all may be read: the connection does not take such requests. */
+	case IBV_WC_REM_INV_REQ_ERR:
+		return -EACCES;
+	case IBV_WC_RETRY_EXC_ERR:
+	case IBV_WC_RNR_RETRY_EXC_ERR:
+	case IBV_WC_WR_FLUSH_ERR:
+		return -ECONNRESET;
+	default:
+		return -EIO;
+	}
+}
+
+static const char *remedy(enum ibv_wc_status status)
+{
+	switch (status) {
+	case IBV_WC_REM_ACCESS_ERR:
+	case IBV_WC_REM_INV_REQ_ERR:
+		return "the destination has no memory there that may be used so, or has it no longer";
+	case IBV_WC_RETRY_EXC_ERR:
+		return "the peer does not answer: see whether it is alive, the cable, and that the "
+		       "network loses nothing";
+	case IBV_WC_RNR_RETRY_EXC_ERR:
+		return "the peer is not ready to receive: see whether it is alive";
+	case IBV_WC_LOC_PROT_ERR:
+		return "this side's memory was deregistered or unmapped while it was in use";
+	default:
+		return "see the device's counters and the kernel's log, and report this with the "
+		       "name of the device";
+	}
+}
+
+/* "lane 3" but only "mailbox": of that there is one. */
+static int fail(struct vmferry_session *session, int error, const char *link, unsigned int number,
+		const char *what)
+{
+	if (number == LANE_MAILBOX)
+		return session_fail(session, error, "%s: %s", link, what);
+	return session_fail(session, error, "%s %u: %s", link, number, what);
+}
+
+int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
+		   const struct ibv_wc *wc)
+{
+	int error = rdma_status_error(wc->status);
+	char what[256];
+
+	if (wc->status == IBV_WC_WR_FLUSH_ERR) {
+		/* It was this side that broke the links. */
+		if (atomic_load(&session->revoked))
+			return error;
+		return fail(session, error, link, number, "the connection has ended");
+	}
+	snprintf(what, sizeof(what), "%s (vendor error 0x%x, queue pair 0x%x): %s",
+		 ibv_wc_status_str(wc->status), wc->vendor_err, wc->qp_num, remedy(wc->status));
+	return fail(session, error, link, number, what);
+}

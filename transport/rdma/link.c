@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A reliable connection: one queue pair, its completion queues and its CM identifier. The CM's own defaults are made for something else:
+ * on RoCE it would try again only after 2.1 s, and a receiver that was not ready would be tried again after 0.65 s (Linux 6.1).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "transport/rdma/rdma.h"
+
+/* 4.096 us << 14 is 67 ms; with six tries more a dead link is noticed in half a second. Seven would be for ever with soft-RoCE. */
+#define ACK_TIMEOUT 14
+#define RETRIES	    6
+/* For ever, as InfiniBand defines it: receives are counted, so that this never happens but by a bug, and waits have deadlines. */
+#define RNR_RETRIES 7
+#define RNR_TIMER   12 /* 0.64 ms */
+/* Of one step on the way to a connection. The CM itself gives a dead host up after more than a minute. */
+#define STEP_NS (2 * NS_PER_S)
+
+__attribute__((format(printf, 3, 4))) static int because(struct rdma_session *session, int error,
+							 const char *fmt, ...)
+{
+	char what[120];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(what, sizeof(what), fmt, args);
+	va_end(args);
+	snprintf(session->session->reason, sizeof(session->session->reason), "%s: %s", what,
+		 strerror(-error));
+	log_debug("session %s: %s", session->session->name, session->session->reason);
+	return error;
+}
+
+static int channel_new(struct rdma_event_channel **channel)
+{
+	struct rdma_event_channel *c = rdma_create_event_channel();
+
+	if (c == NULL)
+		return -errno;
+	if (fcntl(c->fd, F_SETFL, O_NONBLOCK) < 0) {
+		rdma_destroy_event_channel(c);
+		return -EINVAL;
+	}
+	*channel = c;
+	return 0;
+}
+
+/* ---- queues ------------------------------------------------------------------------------------------------- */
+
+static struct ibv_cq *cq_new(struct rdma_link *link, uint32_t depth,
+			     struct ibv_comp_channel *channel)
+{
+	uint32_t most = link->rail->limits.max_cqe;
+
+	/* One for every request, signalled or not: each may fail. One more, so that a full queue is not an overrun. */
+	depth = depth + 1 < most ? depth + 1 : most;
+	return ibv_create_cq(link->rail->context, (int)depth, link, channel, 0);
+}
+
+/* Some devices have no room for what others have inline: ask for less until it works. */
+static int qp_new(struct rdma_link *link, const struct rdma_shape *shape)
+{
+	struct ibv_qp_init_attr attr = {
+		.qp_context = link,
+		.send_cq = link->send_cq,
+		.recv_cq = link->recv_cq,
+		.qp_type = IBV_QPT_RC,
+		.cap =
+			{
+				.max_send_wr = link->send_depth,
+				.max_recv_wr = link->recv_depth,
+				.max_send_sge = 1,
+				.max_recv_sge = 1,
+				.max_inline_data = shape->inline_bytes,
+			},
+	};
+	struct ibv_qp_init_attr want = attr;
+
+	while (rdma_create_qp(link->id, link->rail->pd, &attr) != 0) {
+		if (errno != EINVAL || want.cap.max_inline_data == 0)
+			return -errno;
+		want.cap.max_inline_data /= 2;
+		attr = want;
+	}
+	link->inline_bytes = attr.cap.max_inline_data;
+	/* Devices round up; what was asked for is what is counted on. */
+	if (attr.cap.max_send_wr < link->send_depth)
+		link->send_depth = attr.cap.max_send_wr;
+	if (attr.cap.max_recv_wr < link->recv_depth)
+		link->recv_depth = attr.cap.max_recv_wr;
+	return 0;
+}
+
+static uint32_t at_most(uint32_t wish, uint32_t limit)
+{
+	return wish < limit ? wish : limit;
+}
+
+static int build(struct rdma_link *link, unsigned int door_rail, const struct rdma_link_ops *ops,
+		 void *ctx, struct rdma_session *session)
+{
+	struct rdma_shape shape = {0};
+	int ret =
+		rdma_rail_get(session, door_rail, link->id->verbs, link->id->port_num, &link->rail);
+
+	if (ret < 0)
+		return because(session, ret, "the device cannot be used");
+	ops->shape(ctx, link->rail, &shape);
+	link->send_depth = at_most(shape.send_depth, link->rail->limits.max_wr);
+	link->recv_depth = at_most(shape.recv_depth, link->rail->limits.max_wr);
+	link->send_cq = cq_new(link, link->send_depth, shape.send_channel);
+	if (link->send_cq != NULL)
+		link->recv_cq = cq_new(link, link->recv_depth, shape.recv_channel);
+	if (link->recv_cq == NULL)
+		return because(session, -errno, "device %s: no completion queue", link->rail->name);
+	ret = qp_new(link, &shape);
+	if (ret < 0)
+		return because(session, ret, "device %s: no queue pair", link->rail->name);
+	ret = ops->prepare(ctx, link);
+	return ret < 0 ? because(session, ret, "device %s: receives cannot be posted",
+				 link->rail->name)
+		       : 0;
+}
+
+/* ---- connecting --------------------------------------------------------------------------------------------- */
+
+static int await_event(struct rdma_link *link, struct rdma_cm_event **event, uint64_t deadline)
+{
+	for (;;) {
+		int ret;
+
+		if (rdma_get_cm_event(link->events, event) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EINTR)
+			return -errno;
+		ret = socket_wait(link->events->fd, POLLIN, deadline);
+		if (ret < 0)
+			return ret;
+	}
+}
+
+/* What another event than the one that was waited for means. */
+static int unexpected(struct rdma_session *session, const struct rdma_cm_event *event,
+		      const char *step)
+{
+	const struct rdma_conn_param *conn = &event->param.conn;
+	char text[64] = "";
+
+	switch (event->event) {
+	case RDMA_CM_EVENT_REJECTED:
+		/* The CM pads with zeroes; the peer may send anything. */
+		if (conn->private_data != NULL && conn->private_data_len > 0)
+			snprintf(text, sizeof(text), "%.*s", (int)conn->private_data_len,
+				 (const char *)conn->private_data);
+		for (char *p = text; *p != '\0'; p++)
+			*p = *p >= ' ' && *p <= '~' ? *p : '?';
+		return because(session, -ECONNREFUSED, "%s: rejected (%s)", step,
+			       text[0] != '\0' ? text : "nobody listens there");
+	case RDMA_CM_EVENT_UNREACHABLE:
+		return because(session, -EHOSTUNREACH, "%s", step);
+	default:
+		return because(session, event->status < 0 ? event->status : -ECONNABORTED, "%s: %s",
+			       step, rdma_event_str(event->event));
+	}
+}
+
+static int await_step(struct rdma_session *session, struct rdma_link *link,
+		      enum rdma_cm_event_type expected, const char *step, uint64_t deadline)
+{
+	struct rdma_cm_event *event;
+	int ret = await_event(link, &event, deadline);
+
+	if (ret < 0)
+		return because(session, ret, "%s", step);
+	if (event->event != expected)
+		ret = unexpected(session, event, step);
+	rdma_ack_cm_event(event);
+	return ret;
+}
+
+static int ms_until(uint64_t deadline)
+{
+	uint64_t now = vmferry_now();
+
+	return deadline <= now ? 1 : (int)((deadline - now) / NS_PER_MS) + 1;
+}
+
+/* Before the route is resolved, which is when they take effect. */
+static int set_options(struct rdma_cm_id *id, unsigned int tos)
+{
+	uint8_t timeout = ACK_TIMEOUT, service = (uint8_t)tos;
+
+	if (rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout,
+			    sizeof(timeout)) != 0)
+		return -errno;
+	if (tos != 0 &&
+	    rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, &service, sizeof(service)) != 0)
+		return -errno;
+	return 0;
+}
+
+static int resolve(struct rdma_session *session, struct rdma_link *link, struct address *from,
+		   struct address *to, uint64_t deadline)
+{
+	struct sockaddr *source = from == NULL ? NULL : (struct sockaddr *)&from->storage;
+	int ret;
+
+	if (rdma_resolve_addr(link->id, source, (struct sockaddr *)&to->storage,
+			      ms_until(deadline)) != 0)
+		return because(session, -errno, "no RDMA address here leads to the destination's");
+	ret = await_step(session, link, RDMA_CM_EVENT_ADDR_RESOLVED,
+			 "no RDMA address here leads to the destination's", deadline);
+	if (ret < 0)
+		return ret;
+	ret = set_options(link->id, session->options.tos);
+	if (ret < 0)
+		return because(session, ret, "timeout and type of service cannot be set");
+	if (rdma_resolve_route(link->id, ms_until(deadline)) != 0)
+		return because(session, -errno, "no route to the destination's RDMA address");
+	return await_step(session, link, RDMA_CM_EVENT_ROUTE_RESOLVED,
+			  "no route to the destination's RDMA address", deadline);
+}
+
+static int request(struct rdma_session *session, struct rdma_link *link,
+		   const struct hello_lane *hello, uint64_t deadline)
+{
+	uint8_t bytes[RDMA_HELLO_BYTES];
+	struct rdma_conn_param param = {
+		.private_data = bytes,
+		.private_data_len = sizeof(bytes),
+		/* Reading from the destination; it never reads from here. */
+		.initiator_depth = link->rail->limits.max_reads_out,
+		.retry_count = RETRIES,
+		.rnr_retry_count = RNR_RETRIES,
+	};
+
+	rdma_hello_encode(hello, bytes);
+	if (rdma_connect(link->id, &param) != 0)
+		return because(session, -errno, "the connection cannot be asked for");
+	return await_step(session, link, RDMA_CM_EVENT_ESTABLISHED,
+			  "no answer of the destination's RDMA port", deadline);
+}
+
+static int connect_steps(struct rdma_session *session, const struct hello_lane *hello,
+			 uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
+			 struct rdma_link *link)
+{
+	unsigned int number = hello->number == LANE_MAILBOX ? 0 : hello->number;
+	unsigned int door_rail = number % session->door.rail_count;
+	struct address *from =
+		session->local_count == 0 ? NULL : &session->local[number % session->local_count];
+	uint64_t step = vmferry_now() + STEP_NS;
+	int ret = channel_new(&link->events);
+
+	if (ret < 0)
+		return because(session, ret, "no channel for the CM's events");
+	if (rdma_create_id(link->events, &link->id, link, RDMA_PS_TCP) != 0)
+		return because(session, -errno, "the CM cannot be used");
+	ret = resolve(session, link, from, &session->door.rails[door_rail],
+		      step < deadline ? step : deadline);
+	if (ret == 0)
+		ret = build(link, door_rail, ops, ctx, session);
+	if (ret == 0)
+		ret = request(session, link, hello, deadline);
+	return ret == 0 ? rdma_link_settle(link, 0) : ret;
+}
+
+int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hello,
+		      uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
+		      struct rdma_link *link)
+{
+	int ret;
+
+	*link = (struct rdma_link){0};
+	ret = connect_steps(session, hello, deadline, ops, ctx, link);
+	if (ret < 0)
+		rdma_link_close(link);
+	return ret;
+}
+
+int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struct rdma_cm_id *id,
+		     const struct rdma_link_ops *ops, void *ctx, struct rdma_link *link)
+{
+	struct rdma_conn_param param = {
+		/* As many reads as the source asked for and the device can; none the other way. */
+		.responder_resources = RDMA_MAX_RESP_RES,
+		.rnr_retry_count = RNR_RETRIES,
+	};
+	int ret;
+
+	*link = (struct rdma_link){.id = id};
+	id->context = link;
+	ret = set_options(id, session->options.tos);
+	if (ret == 0)
+		ret = build(link, door_rail, ops, ctx, session);
+	if (ret == 0 && rdma_accept(id, &param) != 0)
+		ret = because(session, -errno, "the connection cannot be accepted");
+	if (ret == 0)
+		return 0;
+	/* The identifier stays the caller's, who still has to reject with it. */
+	if (id->qp != NULL)
+		rdma_destroy_qp(id);
+	id->context = NULL;
+	link->id = NULL;
+	rdma_link_close(link);
+	return ret;
+}
+
+/* ---- connected ---------------------------------------------------------------------------------------------- */
+
+int rdma_link_allow(struct rdma_link *link, unsigned int access)
+{
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS, .qp_access_flags = access};
+	int error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS);
+
+	if (error == 0)
+		return 0;
+	log_error("rail %s: access of a connection cannot be set: %s: report this with the name of "
+		  "the device",
+		  link->rail->name, strerror(error));
+	return -error;
+}
+
+int rdma_link_settle(struct rdma_link *link, unsigned int access)
+{
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS, .min_rnr_timer = RNR_TIMER};
+	int error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE | IBV_QP_MIN_RNR_TIMER);
+	int ret;
+
+	/* It only matters should a receiver not be ready, which does not happen. */
+	if (error != 0)
+		log_debug("rail %s: the RNR timer cannot be set: %s", link->rail->name,
+			  strerror(error));
+	ret = rdma_link_allow(link, access);
+	if (ret < 0 || link->events != NULL)
+		return ret;
+	ret = channel_new(&link->events);
+	if (ret == 0 && rdma_migrate_id(link->id, link->events) != 0)
+		ret = -errno;
+	if (ret < 0)
+		log_error(
+			"rail %s: no channel for the CM's events: %s: raise the limit of open files",
+			link->rail->name, strerror(-ret));
+	return ret;
+}
+
+static int judge_event(const struct rdma_cm_event *event, const char **what)
+{
+	switch (event->event) {
+	case RDMA_CM_EVENT_DISCONNECTED:
+		*what = "the peer has closed an RDMA connection";
+		return -ECONNRESET;
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		*what = "the RDMA device was removed";
+		return -ENODEV;
+	case RDMA_CM_EVENT_ADDR_CHANGE:
+		*what = "the RDMA port's address has changed";
+		return -ECONNRESET;
+	default:
+		return 0;
+	}
+}
+
+int rdma_link_event(struct rdma_link *link, const char **what)
+{
+	struct rdma_cm_event *event;
+	int ret = 0;
+
+	while (ret == 0 && rdma_get_cm_event(link->events, &event) == 0) {
+		ret = judge_event(event, what);
+		rdma_ack_cm_event(event);
+	}
+	return ret;
+}
+
+void rdma_link_break(struct rdma_link *link)
+{
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+
+	/* It fails only when it is in that state already, or the device has gone: then nothing is under way either. */
+	if (link->id != NULL && link->id->qp != NULL)
+		ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE);
+}
+
+static void cq_free(struct ibv_cq *cq, unsigned int unacked)
+{
+	if (cq == NULL)
+		return;
+	/* Destroying waits until all events that were taken are acknowledged. */
+	if (unacked > 0)
+		ibv_ack_cq_events(cq, unacked);
+	ibv_destroy_cq(cq);
+}
+
+void rdma_link_close(struct rdma_link *link)
+{
+	rdma_link_break(link);
+	if (link->id != NULL && link->id->qp != NULL)
+		rdma_destroy_qp(link->id);
+	cq_free(link->recv_cq, link->unacked_recv);
+	cq_free(link->send_cq, link->unacked_send);
+	if (link->id != NULL)
+		rdma_destroy_id(link->id);
+	if (link->events != NULL)
+		rdma_destroy_event_channel(link->events);
+	*link = (struct rdma_link){0};
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Polling for all that the service thread polls for: the destination's lanes and the mailbox. Everything here, and whatever it calls,
+ * happens under poll_lock, so that it does not matter who polls.
+ */
+#include <sched.h>
+
+#include "common/clock.h"
+#include "transport/rdma/service.h"
+
+/* So that a peer who talks without end cannot keep anybody here. */
+#define DRY_TURNS 4096
+
+unsigned int rdma_link_count(const struct rdma_session *session)
+{
+	return session->session->lane_count + 1;
+}
+
+struct rdma_link *rdma_link_of(struct rdma_session *session, unsigned int index)
+{
+	if (index == session->session->lane_count)
+		return rdma_mailbox_link(session);
+	return rdma_lane_link(session->session->lanes[index]);
+}
+
+bool rdma_link_revoked(struct rdma_session *session, unsigned int index)
+{
+	return index != session->session->lane_count && atomic_load(&session->session->revoked);
+}
+
+/* poll_lock is held. */
+static bool poll_all(struct rdma_session *session)
+{
+	struct vmferry_session *s = session->session;
+	int any = 0;
+
+	for (unsigned int i = 0; !s->is_source && i < s->lane_count; i++)
+		any |= rdma_lane_poll(s->lanes[i]);
+	if (session->mailbox != NULL)
+		any |= rdma_mailbox_poll(session);
+	return any != 0;
+}
+
+bool rdma_poll(struct vmferry_session *session)
+{
+	struct rdma_session *s = rdma_session_of(session);
+	bool any = false;
+
+	/* Who has the lock does it just now. */
+	if (pthread_mutex_trylock(&s->poll_lock) == 0) {
+		any = poll_all(s);
+		pthread_mutex_unlock(&s->poll_lock);
+	}
+	if (!rdma_in_hurry(s, vmferry_now()))
+		return false;
+	/* Who has nothing to do may stand in the way of who has: of the peer, where both are on one host, or of a soft device. */
+	if (!any)
+		sched_yield();
+	return true;
+}
+
+void rdma_poll_dry(struct rdma_session *session)
+{
+	pthread_mutex_lock(&session->poll_lock);
+	for (int i = 0; i < DRY_TURNS && poll_all(session); i++)
+		;
+	pthread_mutex_unlock(&session->poll_lock);
+}
+
+/* The source's lanes are slept for by their own threads. */
+static bool is_polled(const struct rdma_session *session, unsigned int index)
+{
+	return !session->session->is_source || index == session->session->lane_count;
+}
+
+static int arm(struct rdma_session *session)
+{
+	int error = 0;
+
+	for (unsigned int i = 0; error == 0 && i < rdma_link_count(session); i++) {
+		struct rdma_link *link = is_polled(session, i) ? rdma_link_of(session, i) : NULL;
+
+		if (link == NULL)
+			continue;
+		error = ibv_req_notify_cq(link->recv_cq, 0);
+		if (error == 0 && i == session->session->lane_count)
+			error = ibv_req_notify_cq(link->send_cq, 0);
+	}
+	return -error;
+}
+
+int rdma_poll_armed(struct rdma_session *session, bool *more)
+{
+	int ret;
+
+	pthread_mutex_lock(&session->poll_lock);
+	ret = arm(session);
+	/* Behind arming, so that nothing that came before goes without an event. */
+	*more = poll_all(session);
+	pthread_mutex_unlock(&session->poll_lock);
+	return ret;
+}
+
+bool rdma_poll_wait(struct rdma_session *session)
+{
+	bool any;
+
+	pthread_mutex_lock(&session->poll_lock);
+	any = poll_all(session);
+	pthread_mutex_unlock(&session->poll_lock);
+	return any;
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/* What a session over RDMA consists of, and the table that makes the kind known. */
+#include <errno.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "transport/options.h"
+#include "transport/rdma/door.h"
+#include "transport/rdma/rdma.h"
+
+#define LANES_PER_RAIL 2
+#define DRAIN_NS       NS_PER_S
+#define BYE_NS	       (50 * NS_PER_MS)
+
+bool rdma_has_device(void)
+{
+	int count = 0;
+	struct ibv_device **list = ibv_get_device_list(&count);
+
+	if (list == NULL)
+		return false;
+	ibv_free_device_list(list);
+	return count > 0;
+}
+
+/* Two queue pairs fill what one cannot: they are hashed to different paths, and one works while the other waits. */
+static unsigned int default_lanes(const struct address *peer,
+				  const struct vmferry_transport_options *options)
+{
+	(void)peer;
+	return LANES_PER_RAIL * (options->rail_count > 0 ? options->rail_count : 1);
+}
+
+/* ---- a session ------------------------------------------------------------------------------------------------ */
+
+static bool is_local(const struct ifaddrs *list, const struct address *address)
+{
+	const struct sockaddr_in *v4 = (const void *)&address->storage;
+	const struct sockaddr_in6 *v6 = (const void *)&address->storage;
+
+	for (const struct ifaddrs *i = list; i != NULL; i = i->ifa_next) {
+		if (i->ifa_addr == NULL || i->ifa_addr->sa_family != address->storage.ss_family)
+			continue;
+		if (i->ifa_addr->sa_family == AF_INET &&
+		    ((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr.s_addr ==
+			    v4->sin_addr.s_addr)
+			return true;
+		if (i->ifa_addr->sa_family == AF_INET6 &&
+		    memcmp(&((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, &v6->sin6_addr,
+			   16) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The control connection is held to loopback by its address; lanes that leave this host would go around that. */
+static int check_secure(struct vmferry_session *session, const struct door_address *door)
+{
+	char text[ADDRESS_TEXT_MAX];
+	struct ifaddrs *list;
+	int ret = 0;
+
+	if (getifaddrs(&list) < 0)
+		return -errno;
+	for (unsigned int i = 0; ret == 0 && i < door->rail_count; i++) {
+		if (is_local(list, &door->rails[i]))
+			continue;
+		address_text(&door->rails[i], text, sizeof(text));
+		snprintf(session->reason, sizeof(session->reason),
+			 "rail %s is not of this host and nothing would be encrypted", text);
+		log_error("session %s: %s: say insecure if the network is trusted", session->name,
+			  session->reason);
+		ret = -EPERM;
+	}
+	freeifaddrs(list);
+	return ret;
+}
+
+static int take_rails(struct rdma_session *r, const struct vmferry_transport_options *options)
+{
+	int ret = 0;
+
+	/* The destination has its door for that. */
+	for (unsigned int i = 0; r->session->is_source && ret == 0 && i < options->rail_count; i++)
+		ret = rail_parse(options->rails[i], &r->local[r->local_count++]);
+	/* The strings are the caller's and may be gone soon. */
+	memset(r->options.rails, 0, sizeof(r->options.rails));
+	return ret;
+}
+
+static void detach(struct vmferry_session *session)
+{
+	struct rdma_session *r = rdma_session_of(session);
+
+	rdma_registrar_free(r);
+	rdma_mailbox_free(r);
+	rdma_keys_free(r);
+	rdma_rails_free(r);
+	pthread_mutex_destroy(&r->poll_lock);
+	free(r);
+	session->kind = NULL;
+}
+
+static int attach(struct vmferry_session *session, const struct vmferry_transport_options *options,
+		  const struct door_address *door)
+{
+	struct rdma_session *r;
+	int ret = session->is_source && !options->insecure ? check_secure(session, door) : 0;
+
+	if (ret < 0)
+		return ret;
+	r = calloc(1, sizeof(*r));
+	if (r == NULL)
+		return -ENOMEM;
+	pthread_mutex_init(&r->poll_lock, NULL);
+	r->session = session;
+	r->options = *options;
+	r->door = *door;
+	session->kind = r;
+	session->control.type_max = CHANNEL_TYPE_MAX;
+	ret = take_rails(r, options);
+	if (ret == 0)
+		ret = rdma_registrar_new(r);
+	if (ret == 0 && session->is_source)
+		ret = rdma_keys_new(r);
+	if (ret < 0)
+		detach(session);
+	return ret;
+}
+
+static int lane_connect(struct vmferry_session *session, const struct hello_lane *hello,
+			uint64_t deadline, struct lane **lane)
+{
+	if (hello->number == LANE_MAILBOX)
+		return rdma_mailbox_connect(rdma_session_of(session), hello, deadline);
+	return rdma_lane_connect(session, hello, deadline, lane);
+}
+
+static void wake(struct vmferry_session *session)
+{
+	struct rdma_session *r = rdma_session_of(session);
+
+	rdma_keys_wake(r);
+	rdma_mailbox_wake(r);
+	rdma_service_wake(r);
+}
+
+static void drain(struct vmferry_session *session)
+{
+	struct rdma_session *r = rdma_session_of(session);
+
+	if (r->mailbox == NULL || session_error(session) != 0)
+		return;
+	rdma_mailbox_drain(r, vmferry_now() + DRAIN_NS);
+	/* If it does not get through, the peer will only be surprised. */
+	session_send_control(session, RDMA_CONTROL_BYE, NULL, 0, vmferry_now() + BYE_NS);
+}
+
+static void quiesce(struct vmferry_session *session)
+{
+	/* Their threads may be about to end the session, which wakes lanes and mailbox: not when those are gone. */
+	rdma_service_stop(rdma_session_of(session));
+	rdma_registrar_free(rdma_session_of(session));
+}
+
+/* What is under way to the mailbox still arrives. */
+static void revoke(struct vmferry_session *session)
+{
+	for (unsigned int i = 0; i < session->lane_count; i++)
+		rdma_link_break(rdma_lane_link(session->lanes[i]));
+}
+
+const struct transport_ops rdma_ops = {
+	.name = "rdma",
+	.kind = VMFERRY_TRANSPORT_RDMA,
+	.has_mailbox = true,
+	.default_lanes = default_lanes,
+	.attach = attach,
+	.detach = detach,
+	.ready = rdma_service_start,
+	.connect = lane_connect,
+	.door_open = rdma_door_open,
+	.door_fd = rdma_door_fd,
+	.door_describe = rdma_door_describe,
+	.door_event = rdma_door_event,
+	.door_close = rdma_door_close,
+	.start = rdma_lane_start,
+	.write = rdma_lane_write,
+	.fence = rdma_lane_fence,
+	.fence_wait = rdma_lane_fence_wait,
+	.read = rdma_lane_read,
+	.fd = rdma_lane_fd,
+	.register_memory = rdma_memory_register,
+	.deregister_memory = rdma_memory_deregister,
+	.prepare = rdma_memory_prepare,
+	.registration_stats = rdma_registration_stats,
+	.send_mailbox = rdma_mailbox_send,
+	.poll = rdma_poll,
+	.hurry = rdma_hurry,
+	.wake = wake,
+	.drain = drain,
+	.quiesce = quiesce,
+	.revoke = revoke,
+	.shutdown = rdma_lane_shutdown,
+	.close = rdma_lane_close,
+};

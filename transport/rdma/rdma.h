@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Lanes over RDMA: reliable-connected queue pairs of rdma_cm. The source writes from guest memory into guest memory; the
+ * destination's CPU only hears of fences and messages.
+ *
+ *   link.c       a queue pair with its completion queues and its CM identifier: connecting, accepting, taking down
+ *   rail.c       a device as one session uses it: protection domain, limits, NUMA node
+ *   door.c       where the destination's links arrive
+ *   lane.c       the source's half of a lane: posting, credits, completions; arrive.c: the destination's half
+ *   memory.c     chunks of registered memory; registrar.c: the threads that pin them; keys.c: the destination's keys at the source
+ *   mailbox.c    messages over a link of their own, with receive credits
+ *   service.c    a session's thread: control connection, CM and device events, heartbeat, and completions that somebody sleeps for
+ *
+ * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the destination's lanes and for either
+ *          side's mailbox happens in rdma_poll(), under rdma_session.poll_lock: by the service thread when a completion event wakes
+ *          it, and by whoever waits while there is a hurry.
+ * ERRORS   The first failure of any link ends the session by session_fail(); completions flushed after it are only counted.
+ */
+#ifndef RDMA_RDMA_H
+#define RDMA_RDMA_H
+
+#include <infiniband/verbs.h>
+#include <pthread.h>
+#include <rdma/rdma_cma.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "transport/session.h"
+
+/* The device's limits as far as they bind us, see rail.c. */
+struct rdma_limits {
+	uint32_t max_wr; /* work requests in one queue */
+	uint32_t max_cqe;
+	uint64_t max_message; /* bytes of one work request */
+	uint64_t max_mr;      /* bytes of one memory region */
+	uint8_t max_reads_in; /* RDMA reads under way, as the responder and as the initiator */
+	uint8_t max_reads_out;
+	bool odp; /* the device can, and the options ask for it */
+};
+
+/* A device as one session uses it. Not shared with other sessions: a key of one is worth nothing to another. */
+struct rdma_rail {
+	struct rdma_session *session;
+	unsigned int index;	     /* in rdma_session.rails */
+	struct ibv_context *context; /* librdmacm's; lives as long as the process uses the device */
+	struct ibv_pd *pd;
+	struct ibv_comp_channel
+		*channel; /* of all queues that the service thread sleeps for; does not block */
+	struct rdma_limits limits;
+	int node; /* NUMA, -1: not known */
+	char name[IBV_SYSFS_NAME_MAX];
+};
+
+/* What a link is made with. Queues whose channel is NULL cannot be slept for. */
+struct rdma_shape {
+	uint32_t send_depth;
+	uint32_t recv_depth;
+	uint32_t inline_bytes; /* a wish */
+	struct ibv_comp_channel *send_channel;
+	struct ibv_comp_channel *recv_channel;
+};
+
+struct rdma_link {
+	struct rdma_rail *rail;
+	struct rdma_cm_id *id;		   /* owned, with its queue pair */
+	struct rdma_event_channel *events; /* owned: of this identifier alone; does not block */
+	struct ibv_cq *send_cq;		   /* owned */
+	struct ibv_cq *recv_cq;		   /* owned */
+	uint32_t send_depth;		   /* that are sure to be had */
+	uint32_t recv_depth;
+	uint32_t inline_bytes;
+	unsigned int
+		unacked_send; /* completion events taken from the channel and not acknowledged: destroying waits for that */
+	unsigned int unacked_recv;
+};
+
+struct rdma_session {
+	struct vmferry_session *session;
+	struct vmferry_transport_options
+		options; /* completed: no zero stands for a default; rails[] not to be used */
+	struct door_address door;		 /* the destination's rails: one entry for each */
+	struct address local[VMFERRY_RAILS_MAX]; /* source: the rails that were asked for */
+	unsigned int local_count;
+	/*
+	 * The source's devices; at the destination rails[i] is what listens at door.rails[i]. All are there once all lanes have joined, and
+	 * none is added later.
+	 */
+	struct rdma_rail *rails[VMFERRY_RAILS_MAX];
+	unsigned int rail_count;
+	struct rdma_mailbox *mailbox; /* NULL in a session without lanes */
+	struct rdma_registrar *registrar;
+	struct rdma_keys *keys; /* source */
+	struct rdma_service *service;
+	pthread_mutex_t poll_lock;
+	_Atomic uint64_t hurry_until; /* relaxed: a hint */
+	_Atomic uint64_t
+		lane_lost; /* destination: when a lane was first found broken, 0: none is */
+};
+
+static inline struct rdma_session *rdma_session_of(const struct vmferry_session *session)
+{
+	return session->kind;
+}
+
+/* ---- rail.c -------------------------------------------------------------------------------------------------- */
+
+/* The rail of this device, made if there is none yet. @door_rail: the number, at the destination's door, that it is connected to. */
+int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct ibv_context *context,
+		  uint8_t port, struct rdma_rail **rail);
+void rdma_rails_free(struct rdma_session *session);
+
+/* ---- link.c -------------------------------------------------------------------------------------------------- */
+
+/* Private data of a connection request: all of the 56 bytes that there are. */
+#define RDMA_HELLO_BYTES 56
+void rdma_hello_encode(const struct hello_lane *hello, uint8_t bytes[RDMA_HELLO_BYTES]);
+int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *hello);
+
+/*
+ * Source: connects to the rail that @hello's number falls to. Once the queue pair exists and before the peer can
+ * send, @prepare is called to post receives. The shape's channels are chosen by @prepare's owner through @shape(), because the rail is
+ * known only then.
+ */
+struct rdma_link_ops {
+	void (*shape)(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape);
+	int (*prepare)(void *ctx, struct rdma_link *link);
+};
+
+int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hello,
+		      uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
+		      struct rdma_link *link);
+
+/*
+ * Destination: makes a queue pair on @id, which asked for a connection, and answers; the rest comes as a CM event. @id is the link's
+ * on success only, and its context is the link then.
+ */
+int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struct rdma_cm_id *id,
+		     const struct rdma_link_ops *ops, void *ctx, struct rdma_link *link);
+
+/* Established: timers that only now can be set, no more access than is needed; the identifier gets a channel of its own. */
+int rdma_link_settle(struct rdma_link *link, unsigned int access);
+
+/* Access of the peer to this side's memory over this link, IBV_ACCESS_REMOTE_*. Any time after settling. */
+int rdma_link_allow(struct rdma_link *link, unsigned int access);
+
+/* Ends all that is under way and all that comes: it is flushed. Any thread. */
+void rdma_link_break(struct rdma_link *link);
+
+/* Breaks the link if need be, and frees. Accepts a link that is all zero. */
+void rdma_link_close(struct rdma_link *link);
+
+/* The CM's news of this link: 0, or the error that ends the session, with @what saying why. */
+int rdma_link_event(struct rdma_link *link, const char **what);
+
+/* ---- lane.c, arrive.c ---------------------------------------------------------------------------------------- */
+
+struct rdma_lane;
+
+struct rdma_link *rdma_lane_link(struct lane *lane);
+int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *hello,
+		      uint64_t deadline, struct lane **lane);
+/* Destination: @id asked to be this lane. */
+int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct rdma_cm_id *id,
+		     struct lane **lane);
+int rdma_lane_start(struct lane *lane);
+int rdma_lane_write(struct lane *lane, const struct vmferry_write *writes, unsigned int count,
+		    uint64_t deadline);
+int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline);
+int rdma_lane_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline);
+int rdma_lane_read(struct lane *lane, uint8_t *to, uint64_t address, uint64_t length,
+		   uint64_t deadline);
+int rdma_lane_fd(const struct lane *lane);
+void rdma_lane_shutdown(struct lane *lane);
+void rdma_lane_close(struct lane *lane);
+
+/* Destination, poll_lock held: takes in fences that have come; 1 if there was anything. */
+int rdma_lane_poll(struct lane *lane);
+
+/* ---- memory.c, registrar.c, keys.c --------------------------------------------------------------------------- */
+
+int rdma_registrar_new(struct rdma_session *session);
+void rdma_registrar_free(struct rdma_session *session);
+int rdma_keys_new(struct rdma_session *session);
+void rdma_keys_free(struct rdma_session *session);
+
+int rdma_memory_register(struct vmferry_memory *memory);
+void rdma_memory_deregister(struct vmferry_memory *memory);
+int rdma_memory_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
+void rdma_registration_stats(const struct vmferry_session *session,
+			     struct vmferry_registration_stats *stats);
+
+/*
+ * Source, lane threads: the key for @offset on @rail, pinning its chunk now if nobody has; *@end is the first offset that the key does
+ * not cover.
+ */
+int rdma_local_key(struct vmferry_memory *memory, const struct rdma_rail *rail, uint64_t offset,
+		   uint32_t *key, uint64_t *end);
+
+/*
+ * Source, lane threads: the destination's key for @address on its rail number @rail; *@end is the first address that it does not cover
+ * (0: the end of all addresses). Where there is none yet it is asked for and waited for: -ETIMEDOUT at the deadline, -EACCES if the
+ * destination has no such memory (the session has failed then), or the session's error. *@generation changes when any key becomes
+ * invalid.
+ */
+int rdma_remote_key(struct rdma_session *session, unsigned int rail, uint64_t address,
+		    uint64_t deadline, uint32_t *key, uint64_t *end);
+uint64_t rdma_remote_generation(const struct rdma_session *session);
+
+/*
+ * Messages of the transport's own on the control connection, above the callers' types. Each side checks every field.
+ *   KEYS     destination: {u64 address, u64 length, u32 count, u32 key x count} ...  these addresses can be written to
+ *   GONE     destination: {u64 address, u64 length}				      these not any more
+ *   WANT     source: {u64 address}	a key for this address, please
+ *   NONE     destination: {u64 address}	there is no memory that may be written to
+ *   BEAT     both: nothing		alive
+ *   BYE      both: nothing		the session is closed on this side, and nothing is wrong
+ */
+enum rdma_control {
+	RDMA_CONTROL_KEYS = 0x10000,
+	RDMA_CONTROL_GONE,
+	RDMA_CONTROL_WANT,
+	RDMA_CONTROL_NONE,
+	RDMA_CONTROL_BEAT,
+	RDMA_CONTROL_BYE,
+};
+
+/* Service thread: a message of KEYS to NONE has come. Ends the session if it makes no sense. */
+int rdma_keys_take(struct rdma_session *session, const struct vmferry_message *message);
+int rdma_registrar_take(struct rdma_session *session, const struct vmferry_message *message);
+/* The session has failed: wakes who waits for keys or chunks. Any thread. */
+void rdma_keys_wake(struct rdma_session *session);
+
+/* ---- mailbox.c ----------------------------------------------------------------------------------------------- */
+
+int rdma_mailbox_connect(struct rdma_session *session, const struct hello_lane *hello,
+			 uint64_t deadline);
+int rdma_mailbox_accept(struct rdma_session *session, struct rdma_cm_id *id);
+struct rdma_link *rdma_mailbox_link(struct rdma_session *session);
+int rdma_mailbox_send(struct vmferry_session *session, uint32_t type, const void *data,
+		      size_t length, uint64_t deadline);
+/* poll_lock held: takes in messages and completions; 1 if there was anything. */
+int rdma_mailbox_poll(struct rdma_session *session);
+/* What was sent has been acknowledged by the peer's NIC, or @deadline has passed, or the session has failed otherwise. */
+void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
+void rdma_mailbox_wake(struct rdma_session *session);
+void rdma_mailbox_free(struct rdma_session *session);
+
+/* ---- service.c ----------------------------------------------------------------------------------------------- */
+
+int rdma_service_start(struct vmferry_session *session); /* ops->ready */
+void rdma_service_stop(struct rdma_session *session);
+void rdma_service_wake(struct rdma_session *session);
+bool rdma_poll(struct vmferry_session *session); /* ops->poll */
+void rdma_hurry(struct vmferry_session *session, uint64_t until);
+static inline bool rdma_in_hurry(const struct rdma_session *session, uint64_t now)
+{
+	return atomic_load_explicit(&session->hurry_until, memory_order_relaxed) > now;
+}
+
+/* ---- error.c ------------------------------------------------------------------------------------------------- */
+
+/* What a completion that failed means: an errno of the transport's contract. */
+int rdma_status_error(enum ibv_wc_status status);
+
+/* Ends the session with a completion's error unless it was only flushed behind one; counts as -ECONNRESET then. */
+int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
+		   const struct ibv_wc *wc);
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/rdma/sysfs.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define GIDS_MAX \
+	4096 /* a table's end is where there is no file any more; this is only against a loop */
+#define PATH_MAX_BYTES 384
+
+/* Reads a file's first line; false when there is none, or none can be read, as with GIDs that are not in use. */
+__attribute__((format(printf, 2, 3))) static bool read_text(char text[VMFERRY_RDMA_TEXT],
+							    const char *path, ...)
+{
+	char full[PATH_MAX_BYTES];
+	va_list args;
+	FILE *file;
+
+	va_start(args, path);
+	vsnprintf(full, sizeof(full), path, args);
+	va_end(args);
+	text[0] = '\0';
+	file = fopen(full, "re");
+	if (file == NULL)
+		return false;
+	if (fgets(text, VMFERRY_RDMA_TEXT, file) == NULL)
+		text[0] = '\0';
+	fclose(file);
+	text[strcspn(text, "\n")] = '\0';
+	return text[0] != '\0';
+}
+
+/* ---- addresses ------------------------------------------------------------------------------------------------ */
+
+/* Which of a port's addresses to show: the one that is easiest to write. */
+enum rank { RANK_NONE, RANK_LINK_LOCAL, RANK_IPV6, RANK_IPV4 };
+
+struct choice {
+	enum rank rank;
+	char address[VMFERRY_RDMA_TEXT];
+	char netdev[VMFERRY_RDMA_TEXT];
+};
+
+static enum rank rank_of(const struct in6_addr *address)
+{
+	if (IN6_IS_ADDR_V4MAPPED(address))
+		return RANK_IPV4;
+	return IN6_IS_ADDR_LINKLOCAL(address) ? RANK_LINK_LOCAL : RANK_IPV6;
+}
+
+/* An address of the interface @netdev; IPv4 in its mapped form. */
+static void offer(struct choice *choice, const struct in6_addr *address, const char *netdev)
+{
+	enum rank rank = rank_of(address);
+	char text[INET6_ADDRSTRLEN];
+
+	if (rank <= choice->rank)
+		return;
+	choice->rank = rank;
+	if (rank == RANK_IPV4)
+		inet_ntop(AF_INET, &address->s6_addr[12], text, sizeof(text));
+	else
+		inet_ntop(AF_INET6, address, text, sizeof(text));
+	snprintf(choice->netdev, sizeof(choice->netdev), "%s", netdev);
+	/* A link-local address means nothing without its interface. */
+	snprintf(choice->address, sizeof(choice->address), "%s%s%.*s", text,
+		 rank == RANK_LINK_LOCAL ? "%" : "", rank == RANK_LINK_LOCAL ? IFNAMSIZ - 1 : 0,
+		 netdev);
+}
+
+/* Over RoCE the GIDs are the addresses: those of version 1 cannot be routed, and rdma_cm does not choose them by default. */
+static void look_at_gids(const char *class, struct vmferry_rdma_port *port, struct choice *choice)
+{
+	char netdev[VMFERRY_RDMA_TEXT];
+	char type[VMFERRY_RDMA_TEXT];
+	char text[VMFERRY_RDMA_TEXT];
+	struct in6_addr gid;
+
+	for (unsigned int i = 0; i < GIDS_MAX; i++) {
+		if (!read_text(text, "%s/%s/ports/%u/gids/%u", class, port->device, port->port, i))
+			return;
+		if (inet_pton(AF_INET6, text, &gid) != 1 || IN6_IS_ADDR_UNSPECIFIED(&gid))
+			continue;
+		port->gids++;
+		if (read_text(type, "%s/%s/ports/%u/gid_attrs/types/%u", class, port->device,
+			      port->port, i) &&
+		    strcmp(type, "RoCE v2") == 0 &&
+		    read_text(netdev, "%s/%s/ports/%u/gid_attrs/ndevs/%u", class, port->device,
+			      port->port, i))
+			offer(choice, &gid, netdev);
+	}
+}
+
+static void look_at_interface(const char *netdev, struct choice *choice)
+{
+	struct ifaddrs *list;
+
+	if (getifaddrs(&list) < 0)
+		return;
+	for (const struct ifaddrs *i = list; i != NULL; i = i->ifa_next) {
+		struct in6_addr address = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
+
+		if (i->ifa_addr == NULL || strcmp(i->ifa_name, netdev) != 0)
+			continue;
+		if (i->ifa_addr->sa_family == AF_INET)
+			memcpy(&address.s6_addr[12],
+			       &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, 4);
+		else if (i->ifa_addr->sa_family == AF_INET6)
+			address = ((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr;
+		else
+			continue;
+		offer(choice, &address, netdev);
+	}
+	freeifaddrs(list);
+}
+
+/* The interfaces of the same PCI function; of several the one that says it is of this port. Drivers count from 0 there. */
+static void find_interface(const char *class, const struct vmferry_rdma_port *port,
+			   char netdev[VMFERRY_RDMA_TEXT])
+{
+	char path[PATH_MAX_BYTES];
+	char number[VMFERRY_RDMA_TEXT];
+	struct dirent *entry;
+	DIR *directory;
+
+	snprintf(path, sizeof(path), "%s/%s/device/net", class, port->device);
+	directory = opendir(path);
+	if (directory == NULL)
+		return;
+	while ((entry = readdir(directory)) != NULL) {
+		if (entry->d_name[0] == '.' ||
+		    !read_text(number, "%s/%.64s/dev_port", path, entry->d_name) ||
+		    strtoul(number, NULL, 0) != port->port - 1)
+			continue;
+		snprintf(netdev, VMFERRY_RDMA_TEXT, "%.*s", IFNAMSIZ - 1, entry->d_name);
+	}
+	closedir(directory);
+}
+
+/* A port without any address is still one of an interface, to which an address can be given. */
+static void find_address(const char *class, struct vmferry_rdma_port *port)
+{
+	char netdev[VMFERRY_RDMA_TEXT] = "";
+	struct choice choice = {0};
+
+	look_at_gids(class, port, &choice);
+	if (choice.rank == RANK_NONE &&
+	    !read_text(netdev, "%s/%s/ports/%u/gid_attrs/ndevs/0", class, port->device,
+		       port->port) &&
+	    !read_text(netdev, "%s/%s/parent", class, port->device))
+		find_interface(class, port, netdev);
+	/* Over InfiniBand the addresses are those of the interface for IP over InfiniBand. */
+	if (strcmp(port->link, "InfiniBand") == 0)
+		look_at_interface(netdev, &choice);
+	snprintf(port->netdev, sizeof(port->netdev), "%s",
+		 choice.rank == RANK_NONE ? netdev : choice.netdev);
+	memcpy(port->address, choice.address, sizeof(port->address));
+}
+
+/* ---- the rest ------------------------------------------------------------------------------------------------- */
+
+void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port)
+{
+	char text[VMFERRY_RDMA_TEXT];
+	const char *state;
+
+	/* "4: ACTIVE" */
+	if (read_text(text, "%s/%s/ports/%u/state", class, port->device, port->port)) {
+		state = strchr(text, ' ');
+		snprintf(port->state, sizeof(port->state), "%s", state == NULL ? text : state + 1);
+		port->active = strcmp(port->state, "ACTIVE") == 0;
+	}
+	/* "2.5 Gb/sec (1X SDR)" */
+	if (read_text(text, "%s/%s/ports/%u/rate", class, port->device, port->port))
+		port->bits_per_second = (uint64_t)(strtod(text, NULL) * 1e9);
+	read_text(port->link, "%s/%s/ports/%u/link_layer", class, port->device, port->port);
+	/* soft-RoCE has no device of its own, and so no node. */
+	port->numa_node = -1;
+	if (read_text(text, "%s/%s/device/numa_node", class, port->device))
+		port->numa_node = atoi(text);
+	find_address(class, port);
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* What the kernel tells of RDMA ports in files, also to those who may not open the device. */
+#ifndef RDMA_SYSFS_H
+#define RDMA_SYSFS_H
+
+#include <vmferry/rdma.h>
+
+#define RDMA_CLASS "/sys/class/infiniband"
+
+/* Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of @port->device, found below @class. */
+void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port);
+
+#endif
