@@ -1,0 +1,165 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+# Sourced by the scripts that run in the laboratory: cases, the processes of a migration, and what is asked of a guest.
+# Everything happens on an emulated machine: where a test waits for something to happen it waits long.
+set -uo pipefail
+
+build=$1
+vmferry=$build/migrator/cli/vmferry
+look=$build/tests/integration/rdma/rdma-look
+read -ra rails <<<"$VMFERRY_RAILS"
+# What runs a command where the destination is.
+far=()
+guest=(--memory 32M --fill 16M --ws 2M --rate 1M --heartbeat 100 --console none)
+top=$(mktemp -d /tmp/crossing.XXXX)
+chmod 755 "$top"
+failures=0
+
+# Runs a function as a case, in a process and a directory of its own. What it leaves running dies with it.
+run_case() { # directory function [argument...]
+	mkdir "$1"
+	(
+		cd "$1" || exit
+		trap 'leave $?' EXIT
+		"${@:2}"
+	)
+}
+
+# A case that fails is tried once more, which is told: the machines are emulated, and whatever else runs on the host takes their time.
+# VMFERRY_CASES is a regular expression for those who want some cases only.
+attempt() { # name function [argument...]
+	local name=$1 start=$SECONDS try
+	shift
+	[[ $name =~ ${VMFERRY_CASES:-.} ]] || return 0
+	for try in 1 2; do
+		if run_case "$top/$name.$try" "$@"; then
+			echo "ok $name ($((SECONDS - start)) s)"
+			return
+		fi
+		echo "FAILED $name, try $try: $(cat "$top/$name.$try/why" 2>/dev/null || echo "the script itself") ($((SECONDS - start)) s)"
+		grep -nE 'vmferry: |^reason|^detail' "$top/$name.$try"/*.log | sed "s|$top/||"
+		tail -n 8 "$top/$name.$try"/*.log
+	done
+	failures=$((failures + 1))
+}
+
+finish() {
+	echo "crossing: $failures cases failed, $SECONDS s"
+	rm -rf "$top"
+	exit $((failures != 0))
+}
+
+leave() { # code
+	local jobs
+	jobs=$(jobs -p)
+	# shellcheck disable=SC2086
+	[[ ! $jobs ]] || kill -KILL $jobs 2>/dev/null
+	wait 2>/dev/null
+	exit "$1"
+}
+
+fail() {
+	echo "$*" >why
+	exit 1
+}
+
+# Repeats a command until it succeeds.
+await() { # seconds command...
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" 2>/dev/null; do
+		((SECONDS < end)) || return 1
+		sleep 0.05
+	done
+}
+
+says() { # file text
+	grep -q -- "$2" "$1"
+}
+
+look() { # socket or file, pointer...
+	if [[ $1 == destination ]]; then
+		"${far[@]}" "$look" "$@"
+	else
+		"$look" "$@"
+	fi
+}
+
+is() { # socket or file, pointer, value
+	[[ $(look "$1" "$2") == "$3" ]]
+}
+
+# Fails unless the report says so.
+expect() { # file pointer value
+	is "$@" || fail "$1: $2 is '$(look "$1" "$2")', not '$3'"
+}
+
+at_least() { # file pointer number
+	local value
+	value=$(look "$1" "$2")
+	((${value:-0} >= $3)) || fail "$1: $2 is '$value', less than $3"
+}
+
+milliseconds() {
+	echo $((${EPOCHREALTIME/[.,]/} / 1000))
+}
+
+# The guest that a process has runs, finds its memory right, and has read all of it once more since now.
+assert_runs_at() { # socket
+	local state faults scrubs beats before
+	await 20 is "$1" /state running || fail "$1 does not run: $(look "$1" /state 2>&1)"
+	mapfile -t before < <(look "$1" /scrubs /vcpus/0/beats)
+	for _ in {1..600}; do
+		read -r -d '' state faults scrubs beats < <(look "$1" /state /faults /scrubs /vcpus/0/beats)
+		[[ $state == running ]] || fail "$1 ran and is now: $state"
+		[[ $faults == 0 ]] || fail "$1: the guest found $faults faults in its memory"
+		# The pass under way may have begun before; the one behind it did not.
+		((scrubs < before[0] + 2 || beats <= before[1])) || return 0
+		sleep 0.1
+	done
+	fail "$1: the guest does not get on: ${before[*]} were checks and beats, $scrubs $beats are"
+}
+
+start_source() { # argument...
+	"$vmferry" run "${guest[@]}" --control source "$@" >source.log 2>&1 &
+	source=$!
+	await 60 is source /ready true || fail "the guest did not get ready"
+}
+
+start_destination() { # argument...
+	"${far[@]}" "$vmferry" receive --control destination --console none "$@" >destination.log 2>&1 &
+	destination=$!
+	await 20 says destination.log "waiting for a guest at" || fail "no receiver"
+	uri=$(sed -n 's/^waiting for a guest at //p' destination.log)
+}
+
+# On a terminal of its own, so that it tells its phases. Leaves the exit code in migrate.code.
+start_migrate() { # argument...
+	local command
+	printf -v command '%q ' "$vmferry" migrate source "$uri" --json report.json "$@"
+	rm -f report.json migrate.code migrate.log
+	{
+		local code=0
+		script -qefc "$command" migrate.log </dev/null >/dev/null 2>&1 || code=$?
+		echo $code >migrate.new
+		mv migrate.new migrate.code
+	} &
+}
+
+# Until migrate has told this phase.
+phase() { # name
+	await 60 says migrate.log "$1" || fail "migrate never came to the phase $1"
+}
+
+# About the switchover, which is over too soon to be told in each run: so nobody may rely on where exactly this is.
+near_switchover() { # seconds after the last tenth of the memory has begun
+	phase 'precopy 9. %\|precopy 100 %\|switchover\|Script done'
+	sleep "$1"
+}
+
+migrate_ends() { # code [seconds]
+	local code
+	await "${2:-60}" test -e migrate.code || fail "migrate does not end"
+	code=$(<migrate.code)
+	[[ $code == "$1" ]] || fail "migrate ended with $code, not $1"
+}
