@@ -30,7 +30,6 @@ struct lane_counters {
 	_Atomic uint64_t submissions;
 	_Atomic uint64_t stall_ns;
 	_Atomic uint64_t cpu_ns;
-	_Atomic uint64_t in_flight_bytes;
 	_Atomic uint64_t requests;
 	_Atomic uint64_t signals;
 	_Atomic uint64_t sleeps;

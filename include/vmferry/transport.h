@@ -252,7 +252,10 @@ int vmferry_lane_read(struct vmferry_session *session, unsigned int lane,
 		      struct vmferry_memory *memory, uint64_t offset, uint64_t address,
 		      uint64_t length, uint64_t deadline);
 
-/* Becomes writable when a full lane can take more. Owned by the session. -ENOENT for a lane that does not exist. */
+/*
+ * Becomes writable when a full lane can take more; over RDMA it always is, and vmferry_lane_write() itself has to be asked. Owned by the
+ * session. -ENOENT for a lane that does not exist.
+ */
 int vmferry_lane_fd(const struct vmferry_session *session, unsigned int lane);
 
 struct vmferry_lane_stats {
@@ -264,8 +267,6 @@ struct vmferry_lane_stats {
 	uint64_t submissions; /* system calls or doorbells that moved payload */
 	uint64_t stall_ns;    /* time in which the lane was full */
 	uint64_t cpu_ns;      /* destination over TCP: CPU time of the lane's thread */
-	uint64_t
-		in_flight_bytes; /* source over RDMA: given to the device and not yet acknowledged */
 	uint64_t requests; /* RDMA: work requests; / submissions: how many a doorbell rings for */
 	uint64_t signals;  /* RDMA: of these, how many asked for a completion */
 	uint64_t sleeps;   /* RDMA: waits that went to sleep after spinning in vain */

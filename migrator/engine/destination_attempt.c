@@ -159,6 +159,9 @@ static int start_populate(struct attempt *a)
 		const struct offer_extent *e = &o->extents[i];
 
 		r = vmferry_prepare(a->memories[e->region], e->extent.offset, e->extent.length);
+		if (r < 0)
+			because(a, "guest memory cannot be prepared for the lanes: %s: see the log",
+				strerror(-r));
 	}
 	/*
 	 * A guest of moderate size is populated before its pages come, which then arrive at the link's speed. A large one must

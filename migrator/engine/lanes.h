@@ -26,7 +26,7 @@
 #define LANE_GRANULE (2ull << 20)
 /* Ranges that go to the transport at once, and bytes. */
 #define LANE_BATCH	 128u
-#define LANE_BATCH_BYTES (1ull << 20)
+#define LANE_BATCH_BYTES (2ull << 20)
 
 struct lane_counts {
 	_Atomic uint64_t bytes;		/* payload */

@@ -112,19 +112,6 @@ static void measure_bandwidth(struct vmferry_source *s)
 	atomic_store_explicit(&s->bandwidth, s->parts.bandwidth, memory_order_relaxed);
 }
 
-/* What the lanes have taken is still to be sent before the last pages are. */
-static uint64_t in_flight(const struct vmferry_source *s)
-{
-	struct vmferry_lane_stats stats;
-	uint64_t bytes = 0;
-
-	for (unsigned int i = 0; i < s->lane_count; i++) {
-		if (vmferry_lane_stats(s->session, i, &stats) == 0)
-			bytes += stats.in_flight_bytes;
-	}
-	return bytes;
-}
-
 uint64_t source_predict(struct vmferry_source *s)
 {
 	uint64_t dirty = dirty_map_count(s->map) * VMFERRY_PAGE_SIZE;
@@ -136,7 +123,6 @@ uint64_t source_predict(struct vmferry_source *s)
 	lanes_totals(s->lanes, &t);
 	s->parts.harvest_ns = atomic_load_explicit(&s->harvester.harvest_ns, memory_order_relaxed);
 	work.dirty_bytes = dirty + (uint64_t)((double)rate * GATHER_NS / (double)NS_PER_S);
-	work.in_flight = in_flight(s);
 	if (s->options.verify)
 		work.resent_bytes = t.resent_pages * VMFERRY_PAGE_SIZE;
 	predicted = predict_blackout(&s->parts, &work);

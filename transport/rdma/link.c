@@ -57,11 +57,8 @@ static int channel_new(struct rdma_event_channel **channel)
 static struct ibv_cq *cq_new(struct rdma_link *link, uint32_t depth,
 			     struct ibv_comp_channel *channel)
 {
-	uint32_t most = link->rail->limits.max_cqe;
-
 	/* One for every request, signalled or not: each may fail. One more, so that a full queue is not an overrun. */
-	depth = depth + 1 < most ? depth + 1 : most;
-	return ibv_create_cq(link->rail->context, (int)depth, link, channel, 0);
+	return ibv_create_cq(link->rail->context, (int)depth + 1, link, channel, 0);
 }
 
 /* Some devices have no room for what others have inline: ask for less until it works. */
@@ -107,14 +104,16 @@ static int build(struct rdma_link *link, unsigned int door_rail, const struct rd
 		 void *ctx, struct rdma_session *session)
 {
 	struct rdma_shape shape = {0};
+	uint32_t most;
 	int ret =
 		rdma_rail_get(session, door_rail, link->id->verbs, link->id->port_num, &link->rail);
 
 	if (ret < 0)
 		return because(session, ret, "the device cannot be used");
 	ops->shape(ctx, link->rail, &shape);
-	link->send_depth = at_most(shape.send_depth, link->rail->limits.max_wr);
-	link->recv_depth = at_most(shape.recv_depth, link->rail->limits.max_wr);
+	most = at_most(link->rail->limits.max_wr, link->rail->limits.max_cqe - 1);
+	link->send_depth = at_most(shape.send_depth, most);
+	link->recv_depth = at_most(shape.recv_depth, most);
 	link->send_cq = cq_new(link, link->send_depth, shape.send_channel);
 	if (link->send_cq != NULL)
 		link->recv_cq = cq_new(link, link->recv_depth, shape.recv_channel);

@@ -8,9 +8,9 @@
 #include "common/log.h"
 #include "transport/rdma/rdma.h"
 
-/* Work requests in a queue: more than this brings nothing, less than that leaves no room for a fence. */
+/* Work requests in a queue: more than this brings nothing, less than that leaves no room for the mailbox. */
 #define MAX_WR	 512u
-#define MIN_WR	 8u
+#define MIN_WR	 32u
 #define MTU_GOOD IBV_MTU_4096
 
 static int failed(const struct rdma_rail *rail, const char *what, int error, const char *remedy)
@@ -73,7 +73,7 @@ static int query(struct rdma_rail *rail, uint8_t port_number)
 		error = ibv_query_port(rail->context, port_number, &port);
 	if (error != 0)
 		return failed(rail, "cannot be queried", error, "see whether ibv_devinfo can");
-	if (device.max_qp_wr < (int)MIN_WR || device.max_cqe < (int)MIN_WR)
+	if (device.max_qp_wr < (int)MIN_WR || device.max_cqe <= (int)MIN_WR)
 		return failed(rail, "its queues are too short", EOPNOTSUPP, "use another device");
 	*l = (struct rdma_limits){
 		.max_wr = (uint32_t)device.max_qp_wr < MAX_WR ? (uint32_t)device.max_qp_wr : MAX_WR,

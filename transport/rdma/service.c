@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,8 @@
 
 #define BEAT_NS	  (200 * NS_PER_MS)
 #define SILENT_NS (900 * NS_PER_MS)
+/* Its kernel still answers: then it is the process that does not get to run, which passes or does not. */
+#define HUNG_NS (3 * NS_PER_S)
 /* This thread itself was kept from running: then silence says nothing of the peer. */
 #define LATE_NS (300 * NS_PER_MS)
 /* From a lane's end to its reason. */
@@ -228,12 +232,22 @@ static void beat(struct rdma_service *s, uint64_t now)
 	session_send_control(session, RDMA_CONTROL_BEAT, NULL, 0, now + BEAT_SEND_NS);
 }
 
+/* Beats are acknowledged by the peer's kernel, whoever reads them. */
+static bool host_answers(const struct rdma_service *s)
+{
+	struct tcp_info info = {0};
+	socklen_t length = sizeof(info);
+
+	return getsockopt(session_of(s)->control.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+	       info.tcpi_last_ack_recv * NS_PER_MS < SILENT_NS;
+}
+
 static void judge(struct rdma_service *s, uint64_t now)
 {
 	if (now - s->judged > BEAT_NS + LATE_NS)
 		s->heard = now;
 	s->judged = now;
-	if (now > s->heard + SILENT_NS)
+	if (now > s->heard + HUNG_NS || (now > s->heard + SILENT_NS && !host_answers(s)))
 		session_fail(session_of(s), -ECONNRESET,
 			     "no sign of life for %llu ms over the control connection: peer or "
 			     "network is gone",
