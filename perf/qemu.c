@@ -4,7 +4,7 @@
  * the same guest image and command line, driven over QMP, the guest's ports on socket pairs. Prints one "name value" a line.
  *
  *     perf-qemu IMAGE COMMAND-LINE [--qemu PROGRAM] [--memory SIZE] [--multifd CHANNELS] [--downtime MS] [--warmup MS]
- *               [--max-time SECONDS]
+ *               [--max-time SECONDS] [--rdma ADDRESS [--pin-all]]
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +48,8 @@ static struct {
 	uint64_t memory;
 	unsigned int multifd; /* channels, 0: one plain stream */
 	unsigned int downtime_ms;
+	const char *rdma; /* address of an RDMA port of this host, NULL: over TCP */
+	bool pin_all;
 	uint64_t warmup_ns;
 	uint64_t max_ns;
 } options = {
@@ -91,8 +94,9 @@ static void set_up(struct side *side)
 		side,
 		"{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":["
 		"{\"capability\":\"events\",\"state\":true},"
+		"{\"capability\":\"rdma-pin-all\",\"state\":%s},"
 		"{\"capability\":\"multifd\",\"state\":%s}]}}",
-		options.multifd > 0 ? "true" : "false"));
+		options.pin_all ? "true" : "false", options.multifd > 0 ? "true" : "false"));
 	json_object_put(command(
 		side,
 		"{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":%llu,"
@@ -260,6 +264,14 @@ static void print_figures(uint64_t ns, const struct beats_view *view)
 	json_object_put(answer);
 }
 
+/* The same for both sides: where the one listens the other connects to. */
+static void ask(struct side *side, const char *what, unsigned int port)
+{
+	json_object_put(command(side, "{\"execute\":\"%s\",\"arguments\":{\"uri\":\"%s:%s:%u\"}}",
+				what, options.rdma != NULL ? "rdma" : "tcp",
+				options.rdma != NULL ? options.rdma : "127.0.0.1", port));
+}
+
 static void migrate(void)
 {
 	unsigned int port = free_port();
@@ -267,17 +279,12 @@ static void migrate(void)
 	uint64_t begun;
 	uint64_t ns;
 
-	json_object_put(command(
-		&destination,
-		"{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:127.0.0.1:%u\"}}",
-		port));
+	ask(&destination, "migrate-incoming", port);
 	source.before = cpu_time(source.pid, "/KVM");
 	destination.before = cpu_time(destination.pid, "/KVM");
 	beats_forget_gaps();
 	begun = now_ns();
-	json_object_put(command(
-		&source, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:127.0.0.1:%u\"}}",
-		port));
+	ask(&source, "migrate", port);
 	await_end(begun + options.max_ns);
 	ns = now_ns() - begun;
 	await_beat(&view);
@@ -301,6 +308,8 @@ static void parse(int argc, char **argv)
 		{"downtime", required_argument, NULL, 'd'},
 		{"warmup", required_argument, NULL, 'w'},
 		{"max-time", required_argument, NULL, 't'},
+		{"rdma", required_argument, NULL, 'r'},
+		{"pin-all", no_argument, NULL, 'p'},
 		{NULL, 0, NULL, 0},
 	};
 	int c;
@@ -318,12 +327,16 @@ static void parse(int argc, char **argv)
 			options.warmup_ns = strtoull(optarg, NULL, 10) * NS_PER_MS;
 		else if (c == 't')
 			options.max_ns = strtoull(optarg, NULL, 10) * NS_PER_S;
+		else if (c == 'r')
+			options.rdma = optarg;
+		else if (c == 'p')
+			options.pin_all = true;
 		else
 			exit(2);
 	}
 	if (argc - optind != 2)
 		die("usage: perf-qemu IMAGE COMMAND-LINE [--qemu PROGRAM] [--memory SIZE] [--multifd CHANNELS] "
-		    "[--downtime MS] [--warmup MS] [--max-time SECONDS]");
+		    "[--downtime MS] [--warmup MS] [--max-time SECONDS] [--rdma ADDRESS [--pin-all]]");
 	options.image = argv[optind];
 	options.words = argv[optind + 1];
 }
