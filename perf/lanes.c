@@ -249,17 +249,19 @@ static void announce(struct vmferry_session *session, enum phase phase, uint32_t
 /* All lanes at once, a thread each; one lane has this thread, so that its time is not a thread's creation. */
 static struct span move(struct pass all, unsigned int rounds)
 {
-	struct pass passes[LANES_MAX];
-	pthread_t threads[LANES_MAX];
+	struct pass passes[LANES_MAX] = {all};
+	pthread_t threads[LANES_MAX] = {0};
 	struct span begun;
 
 	announce(all.session, PHASE_BULK, all.epoch);
+	passes[0].lane = 0;
+	passes[0].rounds = rounds;
 	begun = stamp();
-	for (unsigned int i = 0; i < options.transport.lanes; i++) {
+	for (unsigned int i = 1; i < options.transport.lanes; i++) {
 		passes[i] = all;
 		passes[i].lane = i;
 		passes[i].rounds = rounds;
-		if (i > 0 && pthread_create(&threads[i], NULL, write_lane, &passes[i]) != 0)
+		if (pthread_create(&threads[i], NULL, write_lane, &passes[i]) != 0)
 			die("no thread for lane %u", i);
 	}
 	write_lane(&passes[0]);
@@ -314,7 +316,7 @@ static int ascending(const void *a, const void *b)
 /* Returns the epoch after the last. All lanes get that one, or the destination would wait for ever. */
 static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, bool hurry)
 {
-	uint32_t last = epoch + options.fences;
+	uint32_t last = epoch + options.fences, middle, high;
 	uint64_t *ns = calloc(options.fences, sizeof(*ns));
 
 	if (ns == NULL)
@@ -333,12 +335,13 @@ static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, boo
 		must("fence wait", vmferry_lane_fence_wait(session, i, last, limit()));
 	}
 	vmferry_session_hurry(session, 0);
+	middle = options.fences / 2;
+	high = options.fences * 9 / 10;
 	qsort(ns, options.fences, sizeof(*ns), ascending);
-	printf("fence%s_us %.1f\n", hurry ? "_hurry" : "", (double)ns[options.fences / 2] / 1e3);
+	printf("fence%s_us %.1f\n", hurry ? "_hurry" : "", (double)ns[middle] / 1e3);
 	/* On a machine that others load the least says more of the work than the middle. */
 	printf("fence%s_least_us %.1f\n", hurry ? "_hurry" : "", (double)ns[0] / 1e3);
-	printf("fence%s_p90_us %.1f\n", hurry ? "_hurry" : "",
-	       (double)ns[options.fences * 9 / 10] / 1e3);
+	printf("fence%s_p90_us %.1f\n", hurry ? "_hurry" : "", (double)ns[high] / 1e3);
 	free(ns);
 	return last + 1;
 }
