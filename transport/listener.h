@@ -16,7 +16,7 @@
 #define STRANGERS_MAX	     16
 #define STRANGER_PATIENCE_NS 2000000000ull
 /* For the next lane of a session that was agreed on: making and connecting a queue pair takes seconds on a busy host. */
-#define LANES_PATIENCE_NS    10000000000ull
+#define LANES_PATIENCE_NS 10000000000ull
 
 struct stranger {
 	int fd;		   /* -1: this place is free; owned by the session if there is one */

@@ -143,7 +143,7 @@ int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *
 	struct rdma_lane *l = NULL;
 	int ret = lane_new(s, hello->number, &l);
 
-	if (ret < 0)
+	if (l == NULL)
 		return ret;
 	ret = rdma_link_connect(s, hello, deadline, &ops, l, &l->link);
 	if (ret < 0) {
@@ -184,7 +184,7 @@ int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct r
 	struct rdma_lane *l = NULL;
 	int ret = lane_new(session, number, &l);
 
-	if (ret < 0)
+	if (l == NULL)
 		return ret;
 	ret = rdma_link_accept(session, lane_rail(session, number), id, &ops, l, &l->link);
 	if (ret < 0) {

@@ -9,7 +9,7 @@
 #include "transport/rdma/service.h"
 
 /* So that a peer who talks without end cannot keep anybody here. */
-#define DRY_TURNS	   4096
+#define DRY_TURNS 4096
 
 unsigned int rdma_link_count(const struct rdma_session *session)
 {

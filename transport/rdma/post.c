@@ -147,7 +147,7 @@ static int stage_piece(struct rdma_lane *l, struct vmferry_write *w, uint64_t de
 		ret = lane_remote_key(l, w->address, deadline, &remote);
 	if (ret == 0 && l->out.chain.count == LANE_CHAIN)
 		ret = lane_ring(l);
-	if (ret < 0)
+	if (ret != 0)
 		return ret;
 	n = at_most(at_most(w->length, l->out.longest),
 		    at_most(end - w->offset, lane_key_reach(remote, w->address)));
