@@ -111,7 +111,7 @@ struct transport_ops {
 	void (*door_event)(struct lane_door *door, const struct door_guard *guard);
 	void (*door_close)(struct lane_door *door);
 
-	/* Destination: from now on what comes in is placed. */
+	/* Destination: from now on what comes in is placed. NULL where that needs nothing of this side. */
 	int (*start)(struct lane *lane);
 
 	/* As the public functions of these names, with arguments that were checked. */

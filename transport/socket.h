@@ -20,6 +20,9 @@ struct address {
 void address_text(const struct address *address, char *text, size_t room);
 bool address_is_loopback(const struct sockaddr *address);
 
+/* Whether both name the same host: family and IP address, whatever the ports. */
+bool address_same_host(const struct sockaddr *a, const struct sockaddr *b);
+
 /* Waits for @events: 0 when there is one (or an error to be read), -ETIMEDOUT at the deadline. */
 int socket_wait(int fd, short events, uint64_t deadline);
 

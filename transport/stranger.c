@@ -119,7 +119,7 @@ static int complete(struct vmferry_listener *listener, struct stranger *stranger
 	uint8_t ready[READY_BYTES];
 
 	session_forget_secret(s);
-	for (unsigned int i = 0; i < s->lane_count; i++) {
+	for (unsigned int i = 0; s->ops->start != NULL && i < s->lane_count; i++) {
 		if (s->ops->start(s->lanes[i]) < 0) {
 			reject(listener, stranger, "a lane cannot be started");
 			return 0;

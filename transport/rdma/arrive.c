@@ -119,10 +119,3 @@ int rdma_lane_poll(struct lane *lane)
 	session_lane_ended(lane);
 	return 1;
 }
-
-int rdma_lane_start(struct lane *lane)
-{
-	/* The receives are posted, and the service thread polls and arms from its first turn on. */
-	(void)lane;
-	return 0;
-}

@@ -6,18 +6,12 @@
 
 #include <vmferry/rdma.h>
 
+#include "transport/rdma/rdma.h"
 #include "transport/rdma/sysfs.h"
-
-/* As the lanes want it, see rail.c: writes of a reliable connection to memory that is not pinned. */
-static bool has_odp(const struct ibv_odp_caps *caps)
-{
-	return (caps->general_caps & IBV_ODP_SUPPORT) != 0 &&
-	       (caps->per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE) != 0;
-}
 
 static void fill_device(struct vmferry_rdma_port *port, const struct ibv_device_attr_ex *attr)
 {
-	port->odp = has_odp(&attr->odp_caps);
+	port->odp = rdma_has_odp(&attr->odp_caps);
 	port->max_qp_wr = attr->orig_attr.max_qp_wr > 0 ? (uint32_t)attr->orig_attr.max_qp_wr : 0;
 	port->max_mr_size = attr->orig_attr.max_mr_size;
 }

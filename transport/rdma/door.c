@@ -105,17 +105,6 @@ static int add_given(struct lane_door *door, const struct vmferry_transport_opti
 	return 0;
 }
 
-static bool same_host(const struct sockaddr *a, const struct sockaddr *b)
-{
-	if (a->sa_family != b->sa_family)
-		return false;
-	if (a->sa_family == AF_INET)
-		return ((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr ==
-		       ((const struct sockaddr_in *)(const void *)b)->sin_addr.s_addr;
-	return memcmp(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr,
-		      &((const struct sockaddr_in6 *)(const void *)b)->sin6_addr, 16) == 0;
-}
-
 /* How much better than nothing an address is: the one that was bound to, then IPv4, then IPv6; 0: of no use. */
 static unsigned int rank(const struct ifaddrs *i, const struct address *bound)
 {
@@ -125,7 +114,7 @@ static unsigned int rank(const struct ifaddrs *i, const struct address *bound)
 		return 0;
 	if (i->ifa_addr->sa_family != AF_INET && i->ifa_addr->sa_family != AF_INET6)
 		return 0;
-	if (same_host(i->ifa_addr, (const struct sockaddr *)&bound->storage))
+	if (address_same_host(i->ifa_addr, (const struct sockaddr *)&bound->storage))
 		return 3;
 	if (i->ifa_addr->sa_family == AF_INET)
 		return 2;

@@ -5,7 +5,8 @@
 
 #include "transport/rdma/rdma.h"
 
-int rdma_status_error(enum ibv_wc_status status)
+/* An errno of the transport's contract. */
+static int status_error(enum ibv_wc_status status)
 {
 	switch (status) {
 	case IBV_WC_SUCCESS:
@@ -54,7 +55,7 @@ static int fail(struct vmferry_session *session, int error, const char *link, un
 int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
 		   const struct ibv_wc *wc)
 {
-	int error = rdma_status_error(wc->status);
+	int error = status_error(wc->status);
 	char what[256];
 
 	if (wc->status == IBV_WC_WR_FLUSH_ERR) {

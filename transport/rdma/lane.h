@@ -154,11 +154,7 @@ void lane_aim(struct ibv_send_wr *wr, uint64_t here, uint32_t length, uint32_t k
 /* Rings the doorbell for the chain, if there is anything in it. */
 int lane_ring(struct rdma_lane *l);
 
-/*
- * Waits until @met says so, as lane_await(), which counts as the lane's being full. Sends what was taken: 0, -ETIMEDOUT, or the session's
- * error.
- */
-int lane_await_room(struct rdma_lane *l, lane_condition met, uint64_t arg, uint64_t deadline);
+/* Sends what was taken: 0, -ETIMEDOUT, or the session's error. */
 int lane_flush(struct rdma_lane *l, uint64_t deadline);
 
 /* ---- complete.c ---------------------------------------------------------------------------------------------- */

@@ -188,7 +188,8 @@ static int stage_rest(struct rdma_lane *l, uint64_t deadline)
 	return 1;
 }
 
-int lane_await_room(struct rdma_lane *l, lane_condition met, uint64_t arg, uint64_t deadline)
+/* As lane_await(), and counts as the lane's being full. */
+static int await_room(struct rdma_lane *l, lane_condition met, uint64_t arg, uint64_t deadline)
 {
 	uint64_t begun;
 	int ret;
@@ -211,7 +212,7 @@ int lane_flush(struct rdma_lane *l, uint64_t deadline)
 			return ret < 0 ? ret : rung;
 		if (ret > 0)
 			return 0;
-		ret = lane_await_room(l, has_room_for_piece, l->out.rest.length, deadline);
+		ret = await_room(l, has_room_for_piece, l->out.rest.length, deadline);
 		if (ret < 0)
 			return ret;
 	}
@@ -256,7 +257,7 @@ int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline)
 		return -EINVAL;
 	ret = lane_flush(l, deadline);
 	if (ret == 0)
-		ret = lane_await_room(l, may_fence, 0, deadline);
+		ret = await_room(l, may_fence, 0, deadline);
 	if (ret < 0)
 		return ret;
 	lane_stage(l, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_SEND_SIGNALED)->imm_data = htonl(epoch);

@@ -7,6 +7,7 @@
 
 #include "common/log.h"
 #include "transport/rdma/rdma.h"
+#include "transport/rdma/sysfs.h"
 
 /* Work requests in a queue: more than this brings nothing, less than that leaves no room for the mailbox. */
 #define MAX_WR	 512u
@@ -17,23 +18,6 @@ static int failed(const struct rdma_rail *rail, const char *what, int error, con
 {
 	log_error("rail %s: %s: %s: %s", rail->name, what, strerror(error), remedy);
 	return -error;
-}
-
-/* soft-RoCE has no device of its own in sysfs, and so no node. */
-static int node_of(const char *device)
-{
-	char path[128];
-	int node = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/class/infiniband/%s/device/numa_node", device);
-	f = fopen(path, "re");
-	if (f == NULL)
-		return -1;
-	if (fscanf(f, "%d", &node) != 1)
-		node = -1;
-	fclose(f);
-	return node;
 }
 
 static void note_mtu(const struct rdma_rail *rail, const struct ibv_port_attr *port)
@@ -48,12 +32,9 @@ static void note_mtu(const struct rdma_rail *rail, const struct ibv_port_attr *p
 /* A device without the extended query has no on-demand paging either. */
 static bool can_odp(struct ibv_context *context)
 {
-	const uint32_t both = IBV_ODP_SUPPORT_WRITE;
 	struct ibv_device_attr_ex attr = {0};
 
-	return ibv_query_device_ex(context, NULL, &attr) == 0 &&
-	       (attr.odp_caps.general_caps & IBV_ODP_SUPPORT) != 0 &&
-	       (attr.odp_caps.per_transport_caps.rc_odp_caps & both) == both;
+	return ibv_query_device_ex(context, NULL, &attr) == 0 && rdma_has_odp(&attr.odp_caps);
 }
 
 static uint8_t reads(int device_max)
@@ -114,7 +95,7 @@ static int make(struct rdma_rail *rail, uint8_t port)
 
 	if (ret < 0)
 		return ret;
-	rail->node = node_of(rail->name);
+	rail->node = rdma_sysfs_node(RDMA_CLASS, rail->name);
 	rail->pd = ibv_alloc_pd(rail->context);
 	if (rail->pd == NULL)
 		return failed(rail, "no protection domain", errno,

@@ -40,21 +40,10 @@ static unsigned int default_lanes(const struct address *peer,
 
 static bool is_local(const struct ifaddrs *list, const struct address *address)
 {
-	const struct sockaddr_in *v4 = (const void *)&address->storage;
-	const struct sockaddr_in6 *v6 = (const void *)&address->storage;
-
-	for (const struct ifaddrs *i = list; i != NULL; i = i->ifa_next) {
-		if (i->ifa_addr == NULL || i->ifa_addr->sa_family != address->storage.ss_family)
-			continue;
-		if (i->ifa_addr->sa_family == AF_INET &&
-		    ((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr.s_addr ==
-			    v4->sin_addr.s_addr)
+	for (const struct ifaddrs *i = list; i != NULL; i = i->ifa_next)
+		if (i->ifa_addr != NULL &&
+		    address_same_host(i->ifa_addr, (const struct sockaddr *)&address->storage))
 			return true;
-		if (i->ifa_addr->sa_family == AF_INET6 &&
-		    memcmp(&((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, &v6->sin6_addr,
-			   16) == 0)
-			return true;
-	}
 	return false;
 }
 
@@ -189,7 +178,6 @@ const struct transport_ops rdma_ops = {
 	.door_describe = rdma_door_describe,
 	.door_event = rdma_door_event,
 	.door_close = rdma_door_close,
-	.start = rdma_lane_start,
 	.write = rdma_lane_write,
 	.fence = rdma_lane_fence,
 	.fence_wait = rdma_lane_fence_wait,

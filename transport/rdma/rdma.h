@@ -110,6 +110,13 @@ int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct i
 		  uint8_t port, struct rdma_rail **rail);
 void rdma_rails_free(struct rdma_session *session);
 
+/* On-demand paging as lanes want it: writes of a reliable connection to memory that is not pinned. */
+static inline bool rdma_has_odp(const struct ibv_odp_caps *caps)
+{
+	return (caps->general_caps & IBV_ODP_SUPPORT) != 0 &&
+	       (caps->per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE) != 0;
+}
+
 /* ---- link.c -------------------------------------------------------------------------------------------------- */
 
 /* Private data of a connection request: all of the 56 bytes that there are. */
@@ -163,7 +170,6 @@ int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *
 /* Destination: @id asked to be this lane. */
 int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct rdma_cm_id *id,
 		     struct lane **lane);
-int rdma_lane_start(struct lane *lane);
 int rdma_lane_write(struct lane *lane, const struct vmferry_write *writes, unsigned int count,
 		    uint64_t deadline);
 int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline);
@@ -259,9 +265,6 @@ static inline bool rdma_in_hurry(const struct rdma_session *session, uint64_t no
 }
 
 /* ---- error.c ------------------------------------------------------------------------------------------------- */
-
-/* What a completion that failed means: an errno of the transport's contract. */
-int rdma_status_error(enum ibv_wc_status status);
 
 /* Ends the session with a completion's error unless it was only flushed behind one; counts as -ECONNRESET then. */
 int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,

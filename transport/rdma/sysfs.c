@@ -168,6 +168,13 @@ static void find_address(const char *class, struct vmferry_rdma_port *port)
 
 /* ---- the rest ------------------------------------------------------------------------------------------------- */
 
+int rdma_sysfs_node(const char *class, const char *device)
+{
+	char text[VMFERRY_RDMA_TEXT];
+
+	return read_text(text, "%s/%s/device/numa_node", class, device) ? atoi(text) : -1;
+}
+
 void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port)
 {
 	char text[VMFERRY_RDMA_TEXT];
@@ -183,9 +190,6 @@ void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port)
 	if (read_text(text, "%s/%s/ports/%u/rate", class, port->device, port->port))
 		port->bits_per_second = (uint64_t)(strtod(text, NULL) * 1e9);
 	read_text(port->link, "%s/%s/ports/%u/link_layer", class, port->device, port->port);
-	/* soft-RoCE has no device of its own, and so no node. */
-	port->numa_node = -1;
-	if (read_text(text, "%s/%s/device/numa_node", class, port->device))
-		port->numa_node = atoi(text);
+	port->numa_node = rdma_sysfs_node(class, port->device);
 	find_address(class, port);
 }

@@ -7,6 +7,9 @@
 
 #define RDMA_CLASS "/sys/class/infiniband"
 
+/* The NUMA node of a device below @class, -1 when none is told: soft-RoCE has no device of its own, and so no node. */
+int rdma_sysfs_node(const char *class, const char *device);
+
 /* Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of @port->device, found below @class. */
 void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port);
 
