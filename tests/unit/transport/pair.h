@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Two ends of a session in one process, memory to write from and to, and what the library logged. */
+/* Two ends of a session in one process and memory to write from and to. */
 #ifndef TEST_PAIR_H
 #define TEST_PAIR_H
 
 #include <pthread.h>
 
 #include <vmferry/transport.h>
+
+#include "kept.h"
 
 #define MS	1000000ull
 #define PATIENT (vmferry_now() + 10000 * MS)
@@ -50,9 +52,5 @@ uint64_t next_random(uint64_t *state);
 /* Writes all, through every -EAGAIN and short count. */
 void write_all(struct vmferry_session *s, unsigned int lane, const struct vmferry_write *writes,
 	       unsigned int count);
-
-/* Keeps all lines from now on; whether one of them holds @text. */
-void log_keep(void);
-bool log_has(const char *text);
 
 #endif

@@ -12,42 +12,6 @@
 
 #include "fake/fake.h"
 
-static struct {
-	pthread_mutex_t lock;
-	char text[1 << 16];
-	size_t used;
-} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static void keep(void *ctx, enum vmferry_log_level level, const char *line)
-{
-	size_t length = strlen(line);
-
-	(void)ctx;
-	(void)level;
-	pthread_mutex_lock(&kept.lock);
-	if (kept.used + length + 2 < sizeof(kept.text)) {
-		memcpy(kept.text + kept.used, line, length);
-		kept.used += length;
-		kept.text[kept.used++] = '\n';
-	}
-	pthread_mutex_unlock(&kept.lock);
-}
-
-void half_log_keep(void)
-{
-	vmferry_set_log(keep, NULL, VMFERRY_LOG_INFO);
-}
-
-bool half_log_has(const char *text)
-{
-	bool found;
-
-	pthread_mutex_lock(&kept.lock);
-	found = strstr(kept.text, text) != NULL;
-	pthread_mutex_unlock(&kept.lock);
-	return found;
-}
-
 static void detach(struct vmferry_session *session)
 {
 	struct rdma_session *r = rdma_session_of(session);

@@ -3,6 +3,7 @@
 #ifndef TEST_HALF_H
 #define TEST_HALF_H
 
+#include "../kept.h"
 #include "transport/rdma/rdma.h"
 
 #define PAGE 4096ull
@@ -37,9 +38,5 @@ int half_error(const struct half *half);
 /* Memory that nobody has touched. */
 uint8_t *untouched_new(uint64_t bytes);
 uint64_t resident_bytes(const uint8_t *memory, uint64_t bytes);
-
-/* Keeps all lines from now on; whether one of them holds @text. */
-void half_log_keep(void);
-bool half_log_has(const char *text);
 
 #endif

@@ -15,7 +15,7 @@ static struct half half;
 
 static void setup(void)
 {
-	half_log_keep();
+	log_keep();
 	half_open(&half, true, 2);
 }
 
@@ -252,7 +252,7 @@ Test(rdma_keys, refused__eacces)
 	cr_expect_eq(say_none(3 * PAGE), -EACCES);
 	cr_expect_eq(ask_end(&a), -EACCES);
 	cr_expect_eq(session_error(half.session), -EACCES);
-	cr_expect(half_log_has("the destination refuses access to the addresses"));
+	cr_expect(log_has("the destination refuses access to the addresses"));
 	cr_expect_eq(ask_now(&a, 3 * PAGE), -EACCES);
 }
 

@@ -33,7 +33,7 @@ static void begin(bool is_source, unsigned int rails, uint64_t address)
 	fake_limits_get(&limits);
 	limits.max_mr_size = 100 * 1024;
 	fake_limits_set(&limits);
-	half_log_keep();
+	log_keep();
 	half_open(&half, is_source, rails);
 	base = untouched_new(SIZE);
 	cr_assert_eq(vmferry_register(half.session, base, SIZE, address,
@@ -239,7 +239,7 @@ Test(rdma_memory, wanted_where_nothing_is__none)
 	expect_none(ADDRESS + SIZE);
 	expect_none(UINT64_MAX);
 	expect_none(0);
-	cr_expect(half_log_has("nothing is registered there"));
+	cr_expect(log_has("nothing is registered there"));
 	cr_expect_eq(regions(), 0);
 	vmferry_deregister(&private);
 	vmferry_deregister(&memory);
@@ -345,8 +345,8 @@ Test(rdma_memory, device_refuses_for_want_of_memory__session_ends_with_the_remed
 	fake_fail_at(FAKE_REG_MR, 2, ENOMEM);
 	cr_assert_eq(want(ADDRESS), 0);
 	cr_expect_eq(half_error(&half), -ENOMEM);
-	cr_expect(half_log_has("the memlock limit is "));
-	cr_expect(half_log_has("LimitMEMLOCK=infinity"));
+	cr_expect(log_has("the memlock limit is "));
+	cr_expect(log_has("LimitMEMLOCK=infinity"));
 	end();
 }
 
@@ -361,7 +361,7 @@ Test(rdma_memory, memory_cannot_be_populated__session_ends)
 		base + CHUNK);
 	cr_assert_eq(vmferry_prepare(memory, CHUNK, PAGE), 0);
 	cr_expect_eq(half_error(&half), -EFAULT);
-	cr_expect(half_log_has("cannot be populated: Bad address"));
+	cr_expect(log_has("cannot be populated: Bad address"));
 	cr_expect_eq(regions(), 0);
 	end();
 	close(fd);
@@ -373,7 +373,7 @@ Test(rdma_memory, device_cannot_write_to_it__session_ends_with_the_remedy)
 	fake_fail_at(FAKE_REG_MR, 1, EFAULT);
 	cr_assert_eq(vmferry_prepare(memory, CHUNK, PAGE), 0);
 	cr_expect_eq(half_error(&half), -EFAULT);
-	cr_expect(half_log_has("it must be writable, and no userfaultfd may watch it"));
+	cr_expect(log_has("it must be writable, and no userfaultfd may watch it"));
 	end();
 }
 
@@ -384,7 +384,7 @@ Test(rdma_memory, on_demand_paging_refused__pinned)
 	cr_assert_eq(vmferry_prepare(memory, 0, SIZE), 0);
 	for (unsigned int i = 0; i < CHUNKS; i++)
 		hear_keys();
-	cr_expect(half_log_has("refuses on-demand paging"));
+	cr_expect(log_has("refuses on-demand paging"));
 	cr_expect_eq(regions(), CHUNKS);
 	end();
 }
@@ -408,9 +408,9 @@ Test(rdma_memory, more_than_the_memlock_limit__warned_of_and_not_prepared)
 {
 	limit_memlock();
 	begin(false, 2, ADDRESS);
-	cr_expect(half_log_has("is more than the memlock limit of "));
+	cr_expect(log_has("is more than the memlock limit of "));
 	cr_expect_eq(vmferry_prepare(memory, 0, CHUNK + PAGE), -ENOMEM);
-	cr_expect(half_log_has("passes the memlock limit of "));
+	cr_expect(log_has("passes the memlock limit of "));
 	cr_expect_eq(regions(), 0);
 	cr_expect_eq(session_error(half.session), 0);
 	end();
