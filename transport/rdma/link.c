@@ -20,8 +20,11 @@
 /* For ever, as InfiniBand defines it: receives are counted, so that this never happens but by a bug, and waits have deadlines. */
 #define RNR_RETRIES 7
 #define RNR_TIMER   12 /* 0.64 ms */
-/* Of one step on the way to a connection. The CM itself gives a dead host up after more than a minute. */
-#define STEP_NS (2 * NS_PER_S)
+/*
+ * Of one step on the way to a connection. The CM itself gives a dead host up after more than a minute. The kernel asks three times, a
+ * second apart, who has an address, and then says itself that there is nobody.
+ */
+#define STEP_NS (3500 * NS_PER_MS)
 
 __attribute__((format(printf, 3, 4))) static int because(struct rdma_session *session, int error,
 							 const char *fmt, ...)
