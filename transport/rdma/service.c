@@ -32,6 +32,8 @@
 #define HUNG_NS (3 * NS_PER_S)
 /* This thread itself was kept from running: then silence says nothing of the peer. */
 #define LATE_NS (300 * NS_PER_MS)
+/* A port that is down may come back; how long retries take is up to the device, and some stretch them to seconds. */
+#define PORT_DOWN_NS (500 * NS_PER_MS)
 /* From a lane's end to its reason. */
 #define LOST_NS (200 * NS_PER_MS)
 /* For a message of no bytes into an empty queue. */
@@ -56,6 +58,7 @@ struct rdma_service {
 	struct rdma_service *next; /* under services_lock */
 	_Atomic(const struct rdma_trouble *)
 		trouble; /* of the device, noted by any service's thread */
+	_Atomic uint64_t port_down[VMFERRY_RAILS_MAX]; /* since when, 0: up; noted as that */
 	pthread_t thread;
 	int epoll;
 	int wake;	  /* eventfd; any thread writes to it */
@@ -264,6 +267,21 @@ static void judge_lanes(struct rdma_service *s, uint64_t now)
 			     "a lane was broken off: the source has lost it, or was refused");
 }
 
+/* A cable was pulled here, which is told at once; one that was pulled elsewhere shows by retries alone. */
+static void judge_ports(struct rdma_service *s, uint64_t now)
+{
+	for (unsigned int i = 0; i < s->session->rail_count; i++) {
+		uint64_t since = atomic_load_explicit(&s->port_down[i], memory_order_relaxed);
+
+		if (since == 0 || now < since + PORT_DOWN_NS)
+			continue;
+		session_fail(session_of(s), -ENETDOWN,
+			     "rail %s: its port has been down for %llu ms: see to its link",
+			     s->session->rails[i]->name,
+			     (unsigned long long)((now - since) / NS_PER_MS));
+	}
+}
+
 /* ---- links and devices -------------------------------------------------------------------------------------- */
 
 static void take_link_event(struct rdma_service *s, unsigned int index)
@@ -283,12 +301,28 @@ static void wake(struct rdma_service *s)
 	(void)eventfd_write(s->wake, 1);
 }
 
+/* Relaxed: the time is all there is to know. */
+static void note_port(struct rdma_service *s, const struct ibv_context *context,
+		      const struct ibv_async_event *event)
+{
+	uint64_t since = event->event_type == IBV_EVENT_PORT_ERR ? vmferry_now() : 0;
+
+	for (unsigned int i = 0; i < s->session->rail_count; i++) {
+		const struct rdma_rail *rail = s->session->rails[i];
+
+		if (rail != NULL && rail->context == context)
+			atomic_store_explicit(&s->port_down[i], since, memory_order_relaxed);
+	}
+}
+
 static void distribute(const struct ibv_context *context, const struct ibv_async_event *event)
 {
 	pthread_mutex_lock(&services_lock);
 	for (struct rdma_service *s = services; s != NULL; s = s->next) {
 		const struct rdma_trouble *trouble = rdma_trouble_of(s->session, context, event);
 
+		if (rdma_has_port(s->session, context, event))
+			note_port(s, context, event);
 		if (trouble == NULL)
 			continue;
 		atomic_store_explicit(&s->trouble, trouble, memory_order_release);
@@ -469,6 +503,7 @@ static void turn(struct rdma_service *s)
 		beat(s, now);
 		judge(s, now);
 		judge_lanes(s, now);
+		judge_ports(s, now);
 	}
 	if (!s->over && session_error(session_of(s)) != 0)
 		finish(s);

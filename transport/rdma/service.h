@@ -33,4 +33,8 @@ const struct rdma_trouble *rdma_trouble_of(struct rdma_session *session,
 					   const struct ibv_context *context,
 					   const struct ibv_async_event *event);
 
+/* Whether the event tells that a port of one of the session's links went down or is up again. */
+bool rdma_has_port(struct rdma_session *session, const struct ibv_context *context,
+		   const struct ibv_async_event *event);
+
 #endif

@@ -35,7 +35,22 @@ static bool owns_cq(struct rdma_session *session, const struct ibv_cq *cq)
 	return false;
 }
 
-/* A port that is down may come back before retries end. */
+bool rdma_has_port(struct rdma_session *session, const struct ibv_context *context,
+		   const struct ibv_async_event *event)
+{
+	if (event->event_type != IBV_EVENT_PORT_ERR && event->event_type != IBV_EVENT_PORT_ACTIVE)
+		return false;
+	for (unsigned int i = 0; i < rdma_link_count(session); i++) {
+		const struct rdma_link *link = rdma_link_of(session, i);
+
+		if (link != NULL && link->id->verbs == context &&
+		    link->id->port_num == event->element.port_num)
+			return true;
+	}
+	return false;
+}
+
+/* That a port is down is no harm yet: it may come back. */
 const struct rdma_trouble *rdma_trouble_of(struct rdma_session *session,
 					   const struct ibv_context *context,
 					   const struct ibv_async_event *event)

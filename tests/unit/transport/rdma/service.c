@@ -10,6 +10,7 @@
 
 #include "../pair.h"
 #include "fake/fake.h"
+#include "common/clock.h"
 #include "transport/rdma/rdma.h"
 
 static struct pair pair;
@@ -321,9 +322,28 @@ Test(service, port_down_and_up__alive)
 {
 	fake_async(0, IBV_EVENT_PORT_ERR);
 	fake_async(0, IBV_EVENT_PORT_ACTIVE);
-	wait_ms(100);
+	wait_ms(1000);
 	expect_alive(&pair);
 	expect_said("port 1 is down");
+}
+
+/* Nothing is under way that would have to be retried. */
+Test(service, port_stays_down__over_within_a_second)
+{
+	uint64_t begin = vmferry_now();
+	struct vmferry_message m;
+
+	fake_async(0, IBV_EVENT_PORT_ERR);
+	cr_expect_lt(vmferry_recv(pair.source, &m, PATIENT), 0);
+	cr_expect_lt(vmferry_now() - begin, NS_PER_S);
+	expect_said("its port has been down for");
+}
+
+Test(service, another_devices_port_stays_down__alive)
+{
+	fake_async(1, IBV_EVENT_PORT_ERR);
+	wait_ms(1000);
+	expect_alive(&pair);
 }
 
 /* The event may be taken by a thread of any session. */
