@@ -7,6 +7,9 @@ set -uo pipefail
 build=$1
 vmferry=$build/migrator/cli/vmferry
 look=$build/tests/integration/rdma/rdma-look
+# vmferry, but it stands still once it has entered the phase that a case chooses for one side.
+held_program=$build/tests/integration/rdma/vmferry-held
+hold_source='' hold_destination=''
 read -ra rails <<<"$VMFERRY_RAILS"
 # What runs a command where the destination is.
 far=()
@@ -54,6 +57,7 @@ leave() { # code
 	jobs=$(jobs -p)
 	# shellcheck disable=SC2086
 	[[ ! $jobs ]] || kill -KILL $jobs 2>/dev/null
+	[[ ! ${held:-} ]] || rm -f "$held"
 	wait 2>/dev/null
 	exit "$1"
 }
@@ -120,14 +124,53 @@ assert_runs_at() { # socket
 	fail "$1: the guest does not get on: ${before[*]} were checks and beats, $scrubs $beats are"
 }
 
+# The command that runs the program, which holds in that phase, if one is named.
+program() { # [phase]
+	if [[ $1 ]]; then
+		# Where the other machine sees it too, if there is one.
+		held=$(mktemp -u "$build/held.XXXXXX")
+		command=(env "VMFERRY_HOLD=$1" "VMFERRY_HELD=$held" "$held_program")
+	else
+		command=("$vmferry")
+	fi
+}
+
+is_held() {
+	test -e "$held"
+}
+
+# Until the engine stands still in the phase that the case has chosen.
+await_hold() {
+	await 60 is_held || fail "never came to the phase $hold_source$hold_destination"
+}
+
+go_on() {
+	rm "$held"
+}
+
+# How long after a moment the source has said that it lost the other side. Far more than the second that it may take where processors
+# are not emulated. The guest runs meanwhile; what belonged to the connection is torn down afterwards, for which soft-RoCE waits
+# until the kernel gives up packets that wait for a neighbour's address.
+noticed_since() { # milliseconds
+	local ms
+	await 10 says source.log 'the session is over' || fail "the source does not notice"
+	ms=$(($(milliseconds) - $1))
+	echo "noticed after $ms ms"
+	((ms < 3000)) || fail "noticed after $ms ms only"
+}
+
 start_source() { # argument...
-	"$vmferry" run "${guest[@]}" --control source "$@" >source.log 2>&1 &
+	local command
+	program "$hold_source"
+	"${command[@]}" run "${guest[@]}" --control source "$@" >source.log 2>&1 &
 	source=$!
-	await 60 is source /ready true || fail "the guest did not get ready"
+	await 20 is source /ready true || fail "the guest did not get ready"
 }
 
 start_destination() { # argument...
-	"${far[@]}" "$vmferry" receive --control destination --console none "$@" >destination.log 2>&1 &
+	local command
+	program "$hold_destination"
+	"${far[@]}" "${command[@]}" receive --control destination --console none "$@" >destination.log 2>&1 &
 	destination=$!
 	await 20 says destination.log "waiting for a guest at" || fail "no receiver"
 	uri=$(sed -n 's/^waiting for a guest at //p' destination.log)
@@ -149,12 +192,6 @@ start_migrate() { # argument...
 # Until migrate has told this phase.
 phase() { # name
 	await 60 says migrate.log "$1" || fail "migrate never came to the phase $1"
-}
-
-# About the switchover, which is over too soon to be told in each run: so nobody may rely on where exactly this is.
-near_switchover() { # seconds after the last tenth of the memory has begun
-	phase 'precopy 9. %\|precopy 100 %\|switchover\|Script done'
-	sleep "$1"
 }
 
 migrate_ends() { # code [seconds]
