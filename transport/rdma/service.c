@@ -71,7 +71,10 @@ struct rdma_service {
 	uint64_t judged;  /* when that was looked at */
 };
 
-/* Innermost: nothing else is taken under it. Also for rdma_session.service, so that nobody wakes one that is being freed. */
+/*
+ * Innermost: nothing else of ours is taken under it. For the list, for fetching devices' events, and for rdma_session.service, so that
+ * nobody wakes one that is being freed.
+ */
 static pthread_mutex_t services_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct rdma_service *services;
 
@@ -315,9 +318,9 @@ static void note_port(struct rdma_service *s, const struct ibv_context *context,
 	}
 }
 
+/* services_lock is held. */
 static void distribute(const struct ibv_context *context, const struct ibv_async_event *event)
 {
-	pthread_mutex_lock(&services_lock);
 	for (struct rdma_service *s = services; s != NULL; s = s->next) {
 		const struct rdma_trouble *trouble = rdma_trouble_of(s->session, context, event);
 
@@ -328,19 +331,30 @@ static void distribute(const struct ibv_context *context, const struct ibv_async
 		atomic_store_explicit(&s->trouble, trouble, memory_order_release);
 		wake(s);
 	}
+}
+
+/* Under one lock with its distribution: else a port that is up again could be noted before it was down, and stay so. */
+static bool take_device_event(const struct rdma_rail *rail, struct ibv_async_event *event)
+{
+	bool taken;
+
+	pthread_mutex_lock(&services_lock);
+	taken = ibv_get_async_event(rail->context, event) == 0;
+	if (taken)
+		distribute(rail->context, event);
 	pthread_mutex_unlock(&services_lock);
+	return taken;
 }
 
 static void take_device_events(const struct rdma_rail *rail)
 {
 	struct ibv_async_event event;
 
-	while (ibv_get_async_event(rail->context, &event) == 0) {
+	while (take_device_event(rail, &event)) {
 		log_debug("rail %s: %s", rail->name, ibv_event_type_str(event.event_type));
 		if (event.event_type == IBV_EVENT_PORT_ERR)
 			log_warn("rail %s: port %d is down: see to its link", rail->name,
 				 event.element.port_num);
-		distribute(rail->context, &event);
 		/* Only now: whose it is cannot be destroyed before. */
 		ibv_ack_async_event(&event);
 	}

@@ -327,6 +327,16 @@ Test(service, port_down_and_up__alive)
 	expect_said("port 1 is down");
 }
 
+/* The threads of both sessions fetch from one device: what one of them fetched first counts first, however long it takes to say so. */
+Test(service, port_down_told_late_and_up__alive)
+{
+	fake_slow_async(IBV_EVENT_PORT_ERR, 100);
+	fake_async(0, IBV_EVENT_PORT_ERR);
+	fake_async(0, IBV_EVENT_PORT_ACTIVE);
+	wait_ms(1000);
+	expect_alive(&pair);
+}
+
 /* Nothing is under way that would have to be retried. */
 Test(service, port_stays_down__over_within_a_second)
 {

@@ -2,6 +2,7 @@
 /* Asynchronous events of a context: errors that belong to no work request. */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "nic.h"
 
@@ -50,10 +51,18 @@ static unsigned int *unacked_of(const struct ibv_async_event *event)
 	}
 }
 
+static struct timespec delay_of(enum ibv_event_type type)
+{
+	unsigned int ms = type == nic.script.slow_async ? nic.script.slow_async_ms : 0;
+
+	return (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
+}
+
 int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *event)
 {
 	struct nic_context *our = nic_context_of(context);
 	struct nic_async *first;
+	struct timespec delay;
 	unsigned int *unacked;
 	int error;
 
@@ -68,8 +77,10 @@ int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *eve
 	unacked = unacked_of(event);
 	if (unacked != NULL)
 		(*unacked)++;
+	delay = delay_of(event->event_type);
 	nic_unlock();
 	free(first);
+	nanosleep(&delay, NULL);
 	return 0;
 }
 
@@ -93,6 +104,14 @@ void fake_async(unsigned int device, enum ibv_event_type type)
 	nic_lock();
 	LIST_FOREACH(context, &nic.devices[device].contexts, link)
 	nic_async_raise(context, &event);
+	nic_unlock();
+}
+
+void fake_slow_async(enum ibv_event_type type, unsigned int ms)
+{
+	nic_lock();
+	nic.script.slow_async = type;
+	nic.script.slow_async_ms = ms;
 	nic_unlock();
 }
 

@@ -146,6 +146,9 @@ void fake_qp_fatal(uint32_t qp_num);
 /* An event of the device's own, such as IBV_EVENT_PORT_ERR of port 1. */
 void fake_async(unsigned int device, enum ibv_event_type event);
 
+/* Who fetches an event of this type is given it only @ms later; others can fetch the next ones meanwhile. */
+void fake_slow_async(enum ibv_event_type event, unsigned int ms);
+
 /* ---- what has happened --------------------------------------------------------------------------------------- */
 
 struct fake_counts {

@@ -230,6 +230,8 @@ struct nic {
 		enum rdma_cm_event_type cm_event;
 		bool cm_error;
 		int cm_status;
+		enum ibv_event_type slow_async;
+		unsigned int slow_async_ms; /* 0: none is slow */
 	} script;
 };
 
