@@ -94,6 +94,13 @@ int vmferry_lane_fd(const struct vmferry_session *session, unsigned int lane)
 	return session->ops->fd(session->lanes[lane]);
 }
 
+int vmferry_lane_numa_node(const struct vmferry_session *session, unsigned int lane)
+{
+	if (lane >= session->lane_count || session->ops->node == NULL)
+		return -1;
+	return session->ops->node(session->lanes[lane]);
+}
+
 int vmferry_lane_stats(const struct vmferry_session *session, unsigned int lane,
 		       struct vmferry_lane_stats *stats)
 {

@@ -123,6 +123,9 @@ struct transport_ops {
 		    uint64_t deadline);
 	int (*fd)(const struct lane *lane);
 
+	/* As vmferry_lane_numa_node(). NULL: no matter. */
+	int (*node)(const struct lane *lane);
+
 	/* May be NULL. The table of memory has it already, or no longer. */
 	int (*register_memory)(struct vmferry_memory *memory);
 	void (*deregister_memory)(struct vmferry_memory *memory);

@@ -258,6 +258,12 @@ int vmferry_lane_read(struct vmferry_session *session, unsigned int lane,
  */
 int vmferry_lane_fd(const struct vmferry_session *session, unsigned int lane);
 
+/*
+ * The NUMA node of the device that this lane goes through: a thread that uses the lane is best kept there, as the session's own threads
+ * are. -1: not known, no matter, or no such lane.
+ */
+int vmferry_lane_numa_node(const struct vmferry_session *session, unsigned int lane);
+
 struct vmferry_lane_stats {
 	uint64_t bytes;	     /* payload given to the lane (source) or placed (destination) */
 	uint64_t wire_bytes; /* with framing */

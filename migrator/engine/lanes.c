@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/node.h"
 #include "messages.h"
 
 /* A worker looks up from a full lane this often, to see whether it shall stop. */
@@ -328,13 +329,24 @@ static int stream(struct lane *lane)
 	}
 }
 
+static void take_place(const struct lane *lane)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "vmf-send-%u", lane->index % VMFERRY_LANES_MAX);
+	pthread_setname_np(pthread_self(), name);
+	thread_stay_near(vmferry_lane_numa_node(lane->pool->session, lane->index));
+}
+
 static void *lane_main(void *arg)
 {
 	struct lane *lane = arg;
 	struct lane_pool *pool = lane->pool;
 	int expected = 0;
-	int r = first_pass(lane);
+	int r;
 
+	take_place(lane);
+	r = first_pass(lane);
 	if (r == 0)
 		r = stream(lane);
 	if (r < 0)
@@ -415,7 +427,6 @@ int lanes_start(struct lane_pool *pool)
 	atomic_store(&pool->generation, 1);
 	for (unsigned int i = 0; i < pool->lane_count; i++) {
 		struct lane *lane = &pool->lanes[i];
-		char name[16];
 		int r;
 
 		lane->pool = pool;
@@ -429,8 +440,6 @@ int lanes_start(struct lane_pool *pool)
 			return -r;
 		}
 		lane->started = true;
-		snprintf(name, sizeof(name), "vmf-send-%u", i % VMFERRY_LANES_MAX);
-		pthread_setname_np(lane->thread, name);
 	}
 	return 0;
 }

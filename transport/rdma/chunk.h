@@ -56,9 +56,10 @@ struct rdma_memory {
 
 struct rdma_registrar {
 	struct rdma_session *session;
-	_Atomic uint64_t bytes; /* relaxed, as the next two */
+	_Atomic uint64_t bytes; /* relaxed, as the next three */
 	_Atomic uint64_t regions;
 	_Atomic uint64_t ns;
+	_Atomic unsigned int begun; /* threads */
 	atomic_bool odp_refused;
 	atomic_bool stop; /* written under the lock */
 	bool warned;	  /* of the limit; who registers memory, one thread at a time */

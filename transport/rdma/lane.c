@@ -211,6 +211,11 @@ int rdma_lane_fd(const struct lane *lane)
 	return ((const struct rdma_lane *)(const void *)lane)->wake;
 }
 
+int rdma_lane_node(const struct lane *lane)
+{
+	return rdma_rail_node(((const struct rdma_lane *)(const void *)lane)->link.rail);
+}
+
 void rdma_lane_shutdown(struct lane *lane)
 {
 	const uint64_t one = 1;

@@ -183,6 +183,7 @@ const struct transport_ops rdma_ops = {
 	.fence_wait = rdma_lane_fence_wait,
 	.read = rdma_lane_read,
 	.fd = rdma_lane_fd,
+	.node = rdma_lane_node,
 	.register_memory = rdma_memory_register,
 	.deregister_memory = rdma_memory_deregister,
 	.prepare = rdma_memory_prepare,

@@ -110,6 +110,12 @@ int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct i
 		  uint8_t port, struct rdma_rail **rail);
 void rdma_rails_free(struct rdma_session *session);
 
+/* Where threads that work for this rail are at home; -1 also where there is no rail, as a destination that no lane came to has gaps. */
+static inline int rdma_rail_node(const struct rdma_rail *rail)
+{
+	return rail == NULL ? -1 : rail->node;
+}
+
 /* On-demand paging as lanes want it: writes of a reliable connection to memory that is not pinned. */
 static inline bool rdma_has_odp(const struct ibv_odp_caps *caps)
 {
@@ -177,6 +183,7 @@ int rdma_lane_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline);
 int rdma_lane_read(struct lane *lane, uint8_t *to, uint64_t address, uint64_t length,
 		   uint64_t deadline);
 int rdma_lane_fd(const struct lane *lane);
+int rdma_lane_node(const struct lane *lane);
 void rdma_lane_shutdown(struct lane *lane);
 void rdma_lane_close(struct lane *lane);
 

@@ -7,7 +7,6 @@
  *          after the GONE that takes it back.
  */
 #include <errno.h>
-#include <numa.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/node.h"
 #include "common/wire.h"
 #include "transport/rdma/chunk.h"
 
@@ -158,26 +158,25 @@ void registrar_wake(struct rdma_registrar *r)
 
 /* ---- the threads ----------------------------------------------------------------------------------------------- */
 
-/* Lock held: libnuma caches the nodes' CPUs without one of its own. */
-static void go_to_node(const struct rdma_session *session)
+/* The rails' nodes in turn: each thread pins for all rails, and populates on its own node. */
+static void take_place(struct rdma_registrar *r)
 {
-	int node =
-		session->rail_count > 0 && session->rails[0] != NULL ? session->rails[0]->node : -1;
+	const struct rdma_session *session = r->session;
+	unsigned int number = atomic_fetch_add_explicit(&r->begun, 1, memory_order_relaxed);
+	char name[16];
 
-	if (node < 0 || numa_available() < 0)
-		return;
-	/* It is faster there, and correct anywhere. */
-	if (numa_run_on_node(node) < 0)
-		log_debug("session %s: registering threads cannot run on node %d: %s",
-			  session->session->name, node, strerror(errno));
+	snprintf(name, sizeof(name), "vmf-pin-%u", number % REGISTRAR_THREADS_MAX);
+	pthread_setname_np(pthread_self(), name);
+	if (session->rail_count > 0)
+		thread_stay_near(rdma_rail_node(session->rails[number % session->rail_count]));
 }
 
 static void *registrar_main(void *arg)
 {
 	struct rdma_registrar *r = arg;
 
+	take_place(r);
 	pthread_mutex_lock(&r->lock);
-	go_to_node(r->session);
 	while (!atomic_load(&r->stop)) {
 		struct rdma_chunk *chunk = next_chunk(r);
 
@@ -193,7 +192,6 @@ static void *registrar_main(void *arg)
 static int start_thread(struct rdma_registrar *r)
 {
 	pthread_t *thread = &r->threads[r->thread_count];
-	char name[16];
 	sigset_t all;
 	sigset_t before;
 	int ret;
@@ -205,8 +203,6 @@ static int start_thread(struct rdma_registrar *r)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (ret != 0)
 		return -ret;
-	snprintf(name, sizeof(name), "vmf-pin-%u", r->thread_count);
-	pthread_setname_np(*thread, name);
 	r->thread_count++;
 	return 0;
 }

@@ -24,6 +24,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/node.h"
 #include "transport/rdma/service.h"
 
 #define BEAT_NS	  (200 * NS_PER_MS)
@@ -529,6 +530,8 @@ static void *run(void *arg)
 	struct rdma_service *s = arg;
 
 	pthread_setname_np(pthread_self(), "vmf-rdma");
+	/* The mailbox's, which everything waits for in a switchover, is the first lane's too. */
+	thread_stay_near(vmferry_lane_numa_node(session_of(s), 0));
 	s->judged = s->heard = vmferry_now();
 	while (!atomic_load(&s->stop))
 		turn(s);

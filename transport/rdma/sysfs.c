@@ -170,9 +170,14 @@ static void find_address(const char *class, struct vmferry_rdma_port *port)
 
 int rdma_sysfs_node(const char *class, const char *device)
 {
-	char text[VMFERRY_RDMA_TEXT];
+	char text[VMFERRY_RDMA_TEXT], netdev[VMFERRY_RDMA_TEXT];
 
-	return read_text(text, "%s/%s/device/numa_node", class, device) ? atoi(text) : -1;
+	if (read_text(text, "%s/%s/device/numa_node", class, device))
+		return atoi(text);
+	return read_text(netdev, "%s/%s/parent", class, device) &&
+			       read_text(text, "%s/../net/%.64s/device/numa_node", class, netdev)
+		       ? atoi(text)
+		       : -1;
 }
 
 void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port)

@@ -7,7 +7,10 @@
 
 #define RDMA_CLASS "/sys/class/infiniband"
 
-/* The NUMA node of a device below @class, -1 when none is told: soft-RoCE has no device of its own, and so no node. */
+/*
+ * The NUMA node of a device below @class, -1 when none is told. Of soft-RoCE, which is no device itself, it is that of the interface
+ * below it.
+ */
 int rdma_sysfs_node(const char *class, const char *device);
 
 /* Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of @port->device, found below @class. */

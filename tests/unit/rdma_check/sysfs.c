@@ -10,12 +10,14 @@
 
 #include "transport/rdma/sysfs.h"
 
-static char class[64];
+static char sys[64], class[80];
 
 static void set_up(void)
 {
-	strcpy(class, "/tmp/vmferry-test-XXXXXX");
-	cr_assert_not_null(mkdtemp(class));
+	strcpy(sys, "/tmp/vmferry-test-XXXXXX");
+	cr_assert_not_null(mkdtemp(sys));
+	snprintf(class, sizeof(class), "%s/infiniband", sys);
+	cr_assert_eq(mkdir(class, 0700), 0);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
@@ -28,7 +30,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 static void tear_down(void)
 {
-	cr_assert_eq(nftw(class, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	cr_assert_eq(nftw(sys, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 TestSuite(sysfs, .timeout = 20, .init = set_up, .fini = tear_down);
@@ -126,6 +128,13 @@ Test(sysfs, soft_roce_without_address__interface_of_its_parent)
 	cr_assert_str_eq(port.netdev, "eth3");
 	cr_assert_str_eq(port.address, "");
 	cr_assert_eq(port.gids, 0);
+}
+
+Test(sysfs, soft_roce__node_of_its_interface)
+{
+	put("eth3", "mlx5_0/parent");
+	put("2", "../net/eth3/device/numa_node");
+	cr_assert_eq(rdma_sysfs_node(class, "mlx5_0"), 2);
 }
 
 /* The host's own loopback interface stands for the one of IP over InfiniBand: its addresses are known. */
