@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/discard.h"
 #include "common/log.h"
 #include "transport/ops.h"
 #include "transport/session.h"
@@ -184,18 +185,39 @@ int vmferry_register(struct vmferry_session *session, void *base, uint64_t size,
 	return 0;
 }
 
+/* What leaves the memory is the caller's mistake, and nothing is done. */
+static int check_part(const struct vmferry_memory *memory, uint64_t offset, uint64_t length,
+		      const char *what)
+{
+	if (memory_holds(memory, offset, length))
+		return 0;
+	log_error(
+		"session %s: memory at 0x%llx: offset 0x%llx, 0x%llx bytes, leave it: nothing is %s",
+		memory->session->name, (unsigned long long)memory->address,
+		(unsigned long long)offset, (unsigned long long)length, what);
+	return -EINVAL;
+}
+
+int vmferry_discard(struct vmferry_memory *memory, uint64_t offset, uint64_t length)
+{
+	const struct vmferry_session *session = memory->session;
+	int ret = check_part(memory, offset, length, "discarded");
+
+	if (ret < 0)
+		return ret;
+	if (length == 0 || (offset | length) % ALIGNMENT != 0)
+		return -EINVAL;
+	return session->ops->discard != NULL ? session->ops->discard(memory, offset, length)
+					     : discard_pages(memory->base + offset, length);
+}
+
 int vmferry_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length)
 {
 	const struct vmferry_session *session = memory->session;
+	int ret = check_part(memory, offset, length, "prepared");
 
-	if (!memory_holds(memory, offset, length)) {
-		log_error(
-			"session %s: memory at 0x%llx: offset 0x%llx, 0x%llx bytes, leave it: nothing "
-			"is prepared",
-			session->name, (unsigned long long)memory->address,
-			(unsigned long long)offset, (unsigned long long)length);
-		return -EINVAL;
-	}
+	if (ret < 0)
+		return ret;
 	if (session->ops->prepare == NULL || length == 0)
 		return 0;
 	return session->ops->prepare(memory, offset, length);

@@ -130,6 +130,8 @@ struct transport_ops {
 	int (*register_memory)(struct vmferry_memory *memory);
 	void (*deregister_memory)(struct vmferry_memory *memory);
 	int (*prepare)(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
+	/* As vmferry_discard(). NULL: nothing is in the way. */
+	int (*discard)(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
 	void (*registration_stats)(const struct vmferry_session *session,
 				   struct vmferry_registration_stats *stats);
 

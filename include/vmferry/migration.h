@@ -178,6 +178,14 @@ enum vmferry_phase vmferry_source_phase(const struct vmferry_source *source);
 int vmferry_source_mark_dirty(struct vmferry_source *source, uint64_t address, uint64_t length);
 
 /*
+ * Gives guest memory back to the system: what the VMM's balloon, free page reporting or unplugging must call instead of madvise(2) or
+ * fallocate(2) as long as the source exists. The pages read as zeroes then, here and later at the destination. -EBUSY, nothing is done,
+ * while they are registered for RDMA, see vmferry_discard(): leave them to the guest, or ask again when the migration is over. -ERANGE if
+ * no region holds all of the range; -EINVAL if it is empty or not of whole pages. Any thread; it may take as long as pinning a chunk.
+ */
+int vmferry_source_discard(struct vmferry_source *source, uint64_t address, uint64_t length);
+
+/*
  * A vCPU thread calls this on KVM_EXIT_DIRTY_RING_FULL: it waits (at most 10 ms) until the ring was harvested. Then
  * enter the guest again; should the ring still be full, KVM exits again.
  */
@@ -267,6 +275,13 @@ int vmferry_destination_fd(const struct vmferry_destination *destination);
 
 /* 0: the guest runs here. -ECANCELED. -ETIMEDOUT at the deadline. -EIO: ownership was taken but run() failed. */
 int vmferry_destination_wait(struct vmferry_destination *destination, uint64_t deadline);
+
+/*
+ * As vmferry_source_discard(), for the guest that runs here: it does as soon as run() was called, but its memory is taken from the device
+ * only a moment later. -ERANGE while there is no VM here.
+ */
+int vmferry_destination_discard(struct vmferry_destination *destination, uint64_t address,
+				uint64_t length);
 
 int vmferry_destination_cancel(struct vmferry_destination *destination);
 

@@ -176,7 +176,7 @@ enum {
 
 /*
  * Registers @size bytes at @base under the session addresses @address to @address + @size - 1. The memory stays the
- * caller's and must stay mapped until vmferry_deregister(). -EEXIST if the addresses overlap a registration of this
+ * caller's and must stay mapped until vmferry_deregister(); only vmferry_discard() may take pages out of it. -EEXIST if the addresses overlap a registration of this
  * side; -EINVAL if base, size or address are not multiples of 4096 or the range wraps.
  * Threads: not while another thread registers or deregisters on the same session.
  */
@@ -189,6 +189,15 @@ int vmferry_register(struct vmferry_session *session, void *base, uint64_t size,
  * is never told is made ready when the first write wants it. Over TCP it does nothing. -EINVAL for a range that leaves the memory.
  */
 int vmferry_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
+
+/*
+ * Gives pages back to the system, which read as zeroes then: what a balloon does. -EBUSY, and nothing is done, while any of the range is
+ * registered with a device or about to be. The device would keep the old pages (Documentation/core-api/pin_user_pages.rst of Linux): what
+ * it writes there, and what the CPU writes here, the other would never see. That is so from vmferry_prepare(), or the first write that
+ * wanted the range, until vmferry_deregister(), in chunks of 16 MiB and more; never over TCP, nor with on-demand paging, where the device
+ * follows such changes. -EINVAL for a range that leaves the memory or is not of whole pages, and what madvise(2) says. Any thread.
+ */
+int vmferry_discard(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
 
 /* What has been pinned so far, and the time that it took, summed over all threads. Zero over TCP. Any thread. */
 struct vmferry_registration_stats {

@@ -231,6 +231,7 @@ int vmferry_destination_new(const struct vmferry_destination_ops *ops, void *ctx
 	d->attempt_result = -ENODATA;
 	d->busy = true;
 	owner_init(&d->owners);
+	guest_memory_init(&d->memory);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_cond_init(&d->changed, NULL);
 	phase_init(&d->phase, PHASE_DESTINATION, options->on_phase, ctx);
@@ -324,6 +325,11 @@ enum vmferry_phase vmferry_destination_phase(const struct vmferry_destination *d
 	return phase_now(&d->phase);
 }
 
+int vmferry_destination_discard(struct vmferry_destination *d, uint64_t address, uint64_t length)
+{
+	return guest_memory_discard(&d->memory, address, length);
+}
+
 void vmferry_destination_free(struct vmferry_destination **destination)
 {
 	struct vmferry_destination *d = *destination;
@@ -341,6 +347,7 @@ void vmferry_destination_free(struct vmferry_destination **destination)
 	pthread_cond_destroy(&d->changed);
 	pthread_mutex_destroy(&d->lock);
 	owner_destroy(&d->owners);
+	guest_memory_destroy(&d->memory);
 	if (d->done_fd >= 0)
 		close(d->done_fd);
 	free(d);

@@ -15,6 +15,7 @@
 
 #include <vmferry/migration.h>
 
+#include "guest_memory.h"
 #include "hasher.h"
 #include "messages.h"
 #include "owner.h"
@@ -29,7 +30,6 @@ struct attempt {
 	struct offer offer;
 	struct vmferry_vm vm; /* a copy of what prepare() gave */
 	bool prepared;
-	struct vmferry_memory *memories[VMFERRY_REGIONS_MAX];
 	struct populate *populate;
 	struct hasher *hasher; /* --verify */
 	uint32_t last_fence;   /* from ARM, 0: not armed */
@@ -70,8 +70,9 @@ struct vmferry_destination {
 	bool over;			 /* @lock */
 	int result;			 /* @lock */
 
-	struct attempt attempt; /* control thread */
-	int attempt_result;	/* control thread; read by the report when not busy */
+	struct guest_memory memory; /* its own rules; of the last VM that was prepared */
+	struct attempt attempt;	    /* control thread */
+	int attempt_result;	    /* control thread; read by the report when not busy */
 };
 
 /*

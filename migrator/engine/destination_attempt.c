@@ -124,23 +124,20 @@ static int prepare(struct vmferry_destination *d, struct vmferry_problems *probl
 	return r;
 }
 
-static int register_memory(struct attempt *a)
+static int register_memory(struct vmferry_destination *d)
 {
-	for (unsigned int i = 0; i < a->vm.region_count; i++) {
-		const struct vmferry_region *region = &a->vm.regions[i];
-		int r = vmferry_register(a->session, region->base, region->size, region->address,
-					 VMFERRY_ACCESS_REMOTE_WRITE, &a->memories[i]);
+	int r;
 
-		if (r < 0) {
-			because(a, "guest memory could not be registered: %s", strerror(-r));
-			return r;
-		}
-	}
-	return 0;
+	guest_memory_set(&d->memory, &d->attempt.vm);
+	r = guest_memory_register(&d->memory, d->attempt.session, VMFERRY_ACCESS_REMOTE_WRITE);
+	if (r < 0)
+		because(&d->attempt, "guest memory could not be registered: %s", strerror(-r));
+	return r;
 }
 
-static int start_populate(struct attempt *a)
+static int start_populate(struct vmferry_destination *d)
 {
+	struct attempt *a = &d->attempt;
 	const struct offer *o = &a->offer;
 	struct populate_range *ranges = calloc(o->extent_count + 1, sizeof(*ranges));
 	int r;
@@ -158,7 +155,8 @@ static int start_populate(struct attempt *a)
 	for (uint32_t i = 0; r == 0 && i < o->extent_count; i++) {
 		const struct offer_extent *e = &o->extents[i];
 
-		r = vmferry_prepare(a->memories[e->region], e->extent.offset, e->extent.length);
+		r = vmferry_prepare(d->memory.handles[e->region], e->extent.offset,
+				    e->extent.length);
 		if (r < 0)
 			because(a, "guest memory cannot be prepared for the lanes: %s: see the log",
 				strerror(-r));
@@ -228,8 +226,8 @@ static int check(struct vmferry_destination *d)
 		r = -EXDEV;
 	}
 	r = r < 0 ? r : prepare_verify(a);
-	r = r < 0 ? r : register_memory(a);
-	r = r < 0 ? r : start_populate(a);
+	r = r < 0 ? r : register_memory(d);
+	r = r < 0 ? r : start_populate(d);
 	r = r < 0 ? r : send_verdict(a, problems);
 	a->prepare_ns = vmferry_now() - a->offer_ns;
 	vmferry_problems_free(&problems);
@@ -377,12 +375,6 @@ static int wait_for_go(struct vmferry_destination *d)
 	return r < 0 ? r : owner_take(&d->owners, a->offer.id);
 }
 
-static void deregister(struct attempt *a)
-{
-	for (unsigned int i = 0; i < a->vm.region_count; i++)
-		vmferry_deregister(&a->memories[i]);
-}
-
 static int run(struct vmferry_destination *d)
 {
 	struct attempt *a = &d->attempt;
@@ -475,10 +467,12 @@ static void tell_source(struct vmferry_destination *d)
 			strerror(-r));
 }
 
-static void release(struct attempt *a)
+static void release(struct vmferry_destination *d)
 {
+	struct attempt *a = &d->attempt;
+
 	populate_finish(&a->populate);
-	deregister(a);
+	guest_memory_deregister(&d->memory);
 	hasher_free(&a->hasher);
 	vm_release(&a->vm);
 	offer_free(&a->offer);
@@ -509,7 +503,9 @@ static void give_up(struct vmferry_destination *d, int r)
 	vmferry_session_shutdown(a->session);
 	log_warn("destination: attempt of %s ended, the guest never ran here: %s",
 		 vmferry_session_peer(a->session), a->reason);
-	release(a);
+	release(d);
+	/* What is abandoned is the VMM's to unmap. */
+	guest_memory_forget(&d->memory);
 	if (a->prepared)
 		d->ops.abandon(d->ctx);
 	phase_enter(&d->phase, VMFERRY_FAILED);
@@ -517,7 +513,6 @@ static void give_up(struct vmferry_destination *d, int r)
 
 int attempt_run(struct vmferry_destination *d)
 {
-	struct attempt *a = &d->attempt;
 	struct vmferry_message state = {0};
 	int r = check(d);
 
@@ -528,7 +523,7 @@ int attempt_run(struct vmferry_destination *d)
 		tell_source(d);
 	vmferry_message_free(&state);
 	if (phase_now(&d->phase) == VMFERRY_RUNNING)
-		release(a);
+		release(d);
 	else
 		give_up(d, r);
 	return r;

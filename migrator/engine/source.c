@@ -60,6 +60,7 @@ static int make_parts(struct vmferry_source *s, const struct vmferry_vm *vm, con
 	r = r < 0 ? r : vm_copy(vm, &s->vm);
 	if (r < 0)
 		return r;
+	guest_memory_set(&s->memory, &s->vm);
 	s->uri = strdup(uri);
 	if (s->uri == NULL)
 		return -ENOMEM;
@@ -99,6 +100,7 @@ int vmferry_source_new(const struct vmferry_vm *vm, const struct vmferry_source_
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->over, NULL);
 	harvester_init(&s->harvester);
+	guest_memory_init(&s->memory);
 	phase_init(&s->phase, PHASE_SOURCE, options->on_phase, ctx);
 	r = make_parts(s, vm, uri, &options->transport);
 	if (r < 0)
@@ -167,6 +169,14 @@ int vmferry_source_mark_dirty(struct vmferry_source *s, uint64_t address, uint64
 	return dirty_map_mark(s->map, address, length);
 }
 
+int vmferry_source_discard(struct vmferry_source *s, uint64_t address, uint64_t length)
+{
+	int r = guest_memory_discard(&s->memory, address, length);
+
+	/* Behind it, as with every write: a lane that has read the page meanwhile sends it again. */
+	return r < 0 ? r : dirty_map_mark(s->map, address, length);
+}
+
 void vmferry_source_ring_full(struct vmferry_source *s)
 {
 	/* The vCPU cannot go on anyway: it harvests itself instead of waiting for another thread to be scheduled. */
@@ -201,6 +211,7 @@ void vmferry_source_free(struct vmferry_source **source)
 		pthread_join(s->thread, NULL);
 	}
 	harvester_destroy(&s->harvester);
+	guest_memory_destroy(&s->memory);
 	pthread_cond_destroy(&s->over);
 	pthread_mutex_destroy(&s->lock);
 	if (s->done_fd >= 0)

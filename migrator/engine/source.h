@@ -14,6 +14,7 @@
 
 #include <vmferry/migration.h>
 
+#include "guest_memory.h"
 #include "harvester.h"
 #include "hash.h"
 #include "lanes.h"
@@ -79,13 +80,13 @@ struct vmferry_source {
 	_Atomic uint64_t ended_ns;
 	struct harvester harvester; /* its own rules */
 	struct dirty_map *map;	    /* atomic bits */
+	struct guest_memory memory; /* its own rules */
 
 	/* Control thread. */
 	bool started;
 	pthread_t thread;
 	struct vmferry_session *session;
 	struct tracker *tracker;
-	struct vmferry_memory *memories[VMFERRY_REGIONS_MAX];
 	struct lane_pool *lanes;
 	bool paused; /* by us */
 	uint64_t began_ns;

@@ -31,7 +31,7 @@ static int mark_content(struct vmferry_source *s)
 		while ((r = content_next(&s->vm.regions[i], offset, &e)) > 0) {
 			dirty_region_mark(&s->map->regions[i], e.offset / VMFERRY_PAGE_SIZE,
 					  e.length / VMFERRY_PAGE_SIZE);
-			r = vmferry_prepare(s->memories[i], e.offset, e.length);
+			r = vmferry_prepare(s->memory.handles[i], e.offset, e.length);
 			if (r < 0)
 				break;
 			offset = e.offset + e.length;
@@ -42,32 +42,20 @@ static int mark_content(struct vmferry_source *s)
 	return 0;
 }
 
-static int register_memory(struct vmferry_source *s)
-{
-	for (unsigned int i = 0; i < s->vm.region_count; i++) {
-		const struct vmferry_region *region = &s->vm.regions[i];
-		int r = vmferry_register(s->session, region->base, region->size, region->address,
-					 VMFERRY_ACCESS_LOCAL, &s->memories[i]);
-
-		if (r < 0) {
-			source_because(s, "guest memory could not be registered: %s", strerror(-r));
-			return r;
-		}
-	}
-	return 0;
-}
-
 /*
  * Tracking begins before the map is filled: what is written after the fill is found by a harvest, what was before is in it. The
  * caller's own marks are in the map from the start, whenever they come.
  */
 static int begin(struct vmferry_source *s)
 {
-	int r = register_memory(s);
+	int r = guest_memory_register(&s->memory, s->session, VMFERRY_ACCESS_LOCAL);
 
-	r = r < 0 ? r
-		  : lanes_new(s->session, s->map, s->memories, s->options.bandwidth,
-			      s->options.verify, &s->lanes);
+	if (r < 0) {
+		source_because(s, "guest memory could not be registered: %s", strerror(-r));
+		return r;
+	}
+	r = lanes_new(s->session, s->map, s->memory.handles, s->options.bandwidth,
+		      s->options.verify, &s->lanes);
 	if (r < 0)
 		return r;
 	r = harvester_start(&s->harvester, s->tracker, s->lanes);

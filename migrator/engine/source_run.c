@@ -492,8 +492,7 @@ static void tear_down(struct vmferry_source *s)
 	harvester_end(&s->harvester);
 	lanes_free(&s->lanes);
 	tracker_free(&s->tracker);
-	for (unsigned int i = 0; i < s->vm.region_count; i++)
-		vmferry_deregister(&s->memories[i]);
+	guest_memory_deregister(&s->memory);
 	vmferry_session_close(&s->session);
 	hash_table_free(&s->hashes);
 	s->cpu_ns = thread_cpu_ns();

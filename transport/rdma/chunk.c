@@ -146,8 +146,10 @@ static int register_on(struct rdma_chunk *chunk, const struct rdma_rail *rail)
 	unsigned int access = access_of(chunk);
 	struct ibv_mr *region = make_on_demand(chunk, rail, access);
 
-	if (region == NULL)
+	if (region == NULL) {
 		region = make_region(chunk, rail, access);
+		chunk->pinned = true;
+	}
 	if (region == NULL)
 		return register_failed(chunk, rail, errno);
 	chunk->regions[rail->index] = region;

@@ -11,7 +11,7 @@
  * LOCKS    rdma_registrar.lock is for all that is said to be under it. Whoever takes it may hold the lock of the session's table of
  *          memory, and nothing is taken under it. It is never held while a device or the peer is at work, nor over session_fail(), which
  *          takes it to wake those who wait.
- * ORDER    A chunk's regions are written by who has set it to PINNING and are read by others once they have seen it READY: hence release
+ * ORDER    A chunk's regions and @pinned are written by who has set it to PINNING and are read by others once they have seen it READY: hence release
  *          and acquire. Lanes look at the state without the lock.
  */
 #ifndef RDMA_CHUNK_H
@@ -39,6 +39,7 @@ struct rdma_chunk {
 	bool wanted;			/* which queue it is in; under the lock */
 	TAILQ_ENTRY(rdma_chunk) queued; /* under the lock */
 	struct ibv_mr *regions[VMFERRY_RAILS_MAX];
+	bool pinned; /* by any of the regions: on demand, none is */
 };
 
 TAILQ_HEAD(chunk_queue, rdma_chunk);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/discard.h"
 #include "common/log.h"
 #include "transport/rdma/chunk.h"
 
@@ -207,6 +208,34 @@ int rdma_memory_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t
 		registrar_queue(r, &m->chunks[i], false);
 	pthread_mutex_unlock(&r->lock);
 	return allowed ? 0 : over_limit(memory, bytes);
+}
+
+/* ---- discarding ----------------------------------------------------------------------------------------------- */
+
+/* On demand the device lets go of a page when the process does. */
+static bool may_discard(const struct rdma_chunk *chunk)
+{
+	enum chunk_state state = chunk_state(chunk);
+
+	return state == CHUNK_EMPTY || (state == CHUNK_READY && !chunk->pinned);
+}
+
+/* Under the lock, so that nobody pins it meanwhile. */
+int rdma_memory_discard(struct vmferry_memory *memory, uint64_t offset, uint64_t length)
+{
+	struct rdma_registrar *r = registrar_of(memory);
+	struct rdma_memory *m = memory->transport;
+	size_t last = index_of(m, offset + (length - 1));
+	int ret = 0;
+
+	pthread_mutex_lock(&r->lock);
+	for (size_t i = index_of(m, offset); ret == 0 && i <= last; i++)
+		if (!may_discard(&m->chunks[i]))
+			ret = -EBUSY;
+	if (ret == 0)
+		ret = discard_pages(memory->base + offset, length);
+	pthread_mutex_unlock(&r->lock);
+	return ret;
 }
 
 /* ---- using ---------------------------------------------------------------------------------------------------- */

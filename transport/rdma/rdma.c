@@ -187,6 +187,7 @@ const struct transport_ops rdma_ops = {
 	.register_memory = rdma_memory_register,
 	.deregister_memory = rdma_memory_deregister,
 	.prepare = rdma_memory_prepare,
+	.discard = rdma_memory_discard,
 	.registration_stats = rdma_registration_stats,
 	.send_mailbox = rdma_mailbox_send,
 	.poll = rdma_poll,

@@ -199,6 +199,7 @@ void rdma_keys_free(struct rdma_session *session);
 
 int rdma_memory_register(struct vmferry_memory *memory);
 void rdma_memory_deregister(struct vmferry_memory *memory);
+int rdma_memory_discard(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
 int rdma_memory_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length);
 void rdma_registration_stats(const struct vmferry_session *session,
 			     struct vmferry_registration_stats *stats);

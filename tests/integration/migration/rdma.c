@@ -132,6 +132,54 @@ Test(migrate_rdma, device_on_a_node__its_threads_are_near)
 	cr_expect(is_near("vmf-rdma"));
 }
 
+/* What the balloon of a VMM is told at the phases of a migration; -1: it did not ask. */
+static int told_in_precopy = -1, told_at_switchover = -1, told_at_run = -1;
+static const uint64_t balloon = 3 * VMFERRY_PAGE_SIZE;
+
+static void ask_in_phase(void *ctx, enum vmferry_phase phase)
+{
+	(void)ctx;
+	if (phase == VMFERRY_PRECOPY)
+		told_in_precopy = vmferry_source_discard(source, balloon, VMFERRY_PAGE_SIZE);
+	if (phase == VMFERRY_SWITCHOVER)
+		told_at_switchover = vmferry_source_discard(source, balloon, VMFERRY_PAGE_SIZE);
+}
+
+static void ask_at_run(void *ctx)
+{
+	(void)ctx;
+	told_at_run = vmferry_destination_discard(destination, balloon, VMFERRY_PAGE_SIZE);
+}
+
+static bool is_zero(const struct fakevm *vm)
+{
+	const uint8_t *page = (const uint8_t *)vm->regions[0].base + balloon;
+
+	return page[0] == 0 && memcmp(page, page + 1, VMFERRY_PAGE_SIZE - 1) == 0;
+}
+
+Test(migrate_rdma, balloon__only_while_nothing_is_registered)
+{
+	struct vmferry_vm vm;
+
+	options.on_phase = ask_in_phase;
+	there.in_run = ask_at_run;
+	/* The guest itself leaves the page alone, on both sides. */
+	here.working_set = there.working_set = 1;
+	cr_assert_eq(migrate(), 0);
+	assert_arrived();
+	/* The phase begins before its work: registered is what the first pass needs, and that comes next. */
+	cr_expect_eq(told_in_precopy, 0);
+	cr_expect_eq(told_at_switchover, -EBUSY);
+	cr_expect_eq(told_at_run, -EBUSY);
+	cr_expect(is_zero(&there));
+	fakevm_describe(&here, &vm);
+	cr_expect_eq(vmferry_source_discard(source, FAKEVM_HIGH_AT, VMFERRY_PAGE_SIZE), 0);
+	cr_expect_eq(vmferry_destination_discard(destination, FAKEVM_HIGH_AT, VMFERRY_PAGE_SIZE),
+		     0);
+	cr_expect_eq(((char *)there.regions[1].base)[0], 0);
+}
+
 static void lose_the_device(void *ctx, enum vmferry_phase phase)
 {
 	(void)ctx;
@@ -146,4 +194,7 @@ Test(migrate_rdma, device_fails_before_the_commit__guest_runs_on)
 	cr_assert_eq(vmferry_source_phase(source), VMFERRY_FAILED);
 	cr_assert(atomic_load(&here.pulse->running));
 	cr_assert_not(atomic_load(&there.pulse->running));
+	for (int i = 0; i < 1000 && !atomic_load(&there.abandoned); i++)
+		usleep(1000);
+	cr_expect_eq(vmferry_destination_discard(destination, 0, VMFERRY_PAGE_SIZE), -ERANGE);
 }

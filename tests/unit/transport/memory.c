@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "pair.h"
 #include "transport/memory.h"
@@ -67,6 +68,52 @@ Test(memory, overlap__eexist)
 	vmferry_deregister(&before);
 	vmferry_deregister(&behind);
 	vmferry_deregister(&behind);
+}
+
+static bool is_filled(const uint8_t *pages, uint64_t size, uint8_t value)
+{
+	for (uint64_t i = 0; i < size; i++)
+		if (pages[i] != value)
+			return false;
+	return true;
+}
+
+/* Private memory and a file's: each is given back in its own way. */
+Test(memory, discarded__reads_as_zeroes_and_the_rest_stays)
+{
+	uint8_t *shared =
+		mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint8_t *kinds[] = {base, shared};
+
+	cr_assert_neq(shared, MAP_FAILED);
+	for (unsigned int i = 0; i < 2; i++) {
+		struct vmferry_memory *m;
+
+		memset(kinds[i], 7, 4 * PAGE);
+		cr_assert_eq(vmferry_register(pair.destination, kinds[i], 4 * PAGE, PAGE, 0, &m),
+			     0);
+		cr_expect_eq(vmferry_discard(m, PAGE, 2 * PAGE), 0);
+		cr_expect(is_filled(kinds[i], PAGE, 7));
+		cr_expect(is_filled(kinds[i] + PAGE, 2 * PAGE, 0));
+		cr_expect(is_filled(kinds[i] + 3 * PAGE, PAGE, 7));
+		vmferry_deregister(&m);
+	}
+	munmap(shared, 4 * PAGE);
+}
+
+Test(memory, discard_of_no_whole_pages_in_it__einval)
+{
+	struct vmferry_memory *m;
+
+	memset(base, 7, 4 * PAGE);
+	cr_assert_eq(add(0, 4 * PAGE, PAGE, &m), 0);
+	cr_expect_eq(vmferry_discard(m, 0, 0), -EINVAL);
+	cr_expect_eq(vmferry_discard(m, 1, PAGE), -EINVAL);
+	cr_expect_eq(vmferry_discard(m, 0, PAGE + 1), -EINVAL);
+	cr_expect_eq(vmferry_discard(m, 4 * PAGE, PAGE), -EINVAL);
+	cr_expect_eq(vmferry_discard(m, PAGE, 0 - PAGE), -EINVAL);
+	cr_expect(is_filled(base, 4 * PAGE, 7));
+	vmferry_deregister(&m);
 }
 
 Test(memory, resolve__only_what_lies_in_one_registration, .init = NULL, .fini = NULL)

@@ -34,6 +34,7 @@ static const struct transport_ops half_ops = {
 	.register_memory = rdma_memory_register,
 	.deregister_memory = rdma_memory_deregister,
 	.prepare = rdma_memory_prepare,
+	.discard = rdma_memory_discard,
 	.registration_stats = rdma_registration_stats,
 	.wake = wake,
 };

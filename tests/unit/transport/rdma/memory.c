@@ -336,6 +336,49 @@ Test(rdma_memory, deregistered_after_the_session_failed_or_was_revoked__says_not
 	half_close(&half);
 }
 
+/* ---- discarding ------------------------------------------------------------------------------------------------ */
+
+Test(rdma_memory, discard__not_where_the_device_has_pages)
+{
+	begin(false, 1, ADDRESS);
+	memset(base, 7, SIZE);
+	cr_assert_eq(vmferry_prepare(memory, CHUNK, PAGE), 0);
+	/* Queued or pinned already, it makes no difference. */
+	cr_expect_eq(vmferry_discard(memory, CHUNK, PAGE), -EBUSY);
+	hear_keys();
+	cr_expect_eq(vmferry_discard(memory, 2 * CHUNK - PAGE, PAGE), -EBUSY);
+	cr_expect_eq(vmferry_discard(memory, 0, SIZE), -EBUSY);
+	cr_expect_eq(base[0], 7);
+	cr_expect_eq(base[CHUNK], 7);
+	cr_expect_eq(base[2 * CHUNK - 1], 7);
+	cr_expect_eq(vmferry_discard(memory, CHUNK - PAGE, PAGE), 0);
+	cr_expect_eq(base[CHUNK - PAGE], 0);
+	cr_expect_eq(vmferry_discard(memory, 2 * CHUNK, PAGE), 0);
+	cr_expect_eq(base[2 * CHUNK], 0);
+	end();
+}
+
+/* The fake device refuses to page on demand, so the test says what one that does not would leave behind. */
+Test(rdma_memory, discard_on_demand__not_where_it_was_pinned_after_all)
+{
+	struct rdma_memory *m;
+
+	begin(false, 1, ADDRESS);
+	half.rdma->rails[0]->limits.odp = true;
+	cr_assert_eq(vmferry_prepare(memory, 0, SIZE), 0);
+	for (unsigned int i = 0; i < CHUNKS; i++)
+		hear_keys();
+	cr_expect_eq(vmferry_discard(memory, 0, PAGE), -EBUSY);
+	m = memory->transport;
+	while (chunk_state(&m->chunks[0]) != CHUNK_READY)
+		;
+	m->chunks[0].pinned = false;
+	base[0] = 7;
+	cr_expect_eq(vmferry_discard(memory, 0, PAGE), 0);
+	cr_expect_eq(base[0], 0);
+	end();
+}
+
 /* ---- failures ------------------------------------------------------------------------------------------------- */
 
 Test(rdma_memory, device_refuses_for_want_of_memory__session_ends_with_the_remedy)

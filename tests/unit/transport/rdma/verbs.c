@@ -468,6 +468,28 @@ Test(verbs, fence_not_given__waits_end_at_deadline)
 	cr_expect_eq(vmferry_lane_fence(pair.source, 0, 1, PATIENT), -EINVAL);
 }
 
+/* Were it done, the device would go on writing to pages that nobody sees any more. */
+Test(verbs, discard_of_what_is_written_to__refused_and_nothing_lost)
+{
+	struct vmferry_write w;
+
+	setup(1, VMFERRY_ACCESS_REMOTE_WRITE);
+	w = (struct vmferry_write){local, 0, ADDRESS, PAGE};
+	write_all(pair.source, 0, &w, 1);
+	fence_all(1);
+	cr_expect_eq(vmferry_discard(remote, 0, PAGE), -EBUSY);
+	cr_expect_eq(vmferry_discard(local, 0, PAGE), -EBUSY);
+	cr_expect_eq(memcmp(to, from, PAGE), 0);
+	w.offset = PAGE;
+	write_all(pair.source, 0, &w, 1);
+	fence_all(2);
+	cr_expect_eq(memcmp(to, from + PAGE, PAGE), 0);
+	vmferry_deregister(&remote);
+	cr_assert_eq(vmferry_register(pair.destination, to, SIZE, ADDRESS, 0, &remote), 0);
+	cr_expect_eq(vmferry_discard(remote, 0, PAGE), 0);
+	cr_expect_eq(to[0], 0);
+}
+
 Test(verbs, many_fences__none_lost)
 {
 	setup(3, VMFERRY_ACCESS_REMOTE_WRITE);
