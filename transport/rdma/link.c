@@ -274,7 +274,10 @@ static int connect_steps(struct rdma_session *session, const struct hello_lane *
 		ret = build(link, door_rail, ops, ctx, session);
 	if (ret == 0)
 		ret = request(session, link, hello, deadline);
-	return ret == 0 ? rdma_link_settle(link, 0) : ret;
+	if (ret < 0)
+		return ret;
+	ret = rdma_link_settle(link, 0);
+	return ret < 0 ? because(session, ret, "the connection cannot be set up") : 0;
 }
 
 int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hello,
