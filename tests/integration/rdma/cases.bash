@@ -11,6 +11,7 @@ look=$build/tests/integration/rdma/rdma-look
 held_program=$build/tests/integration/rdma/vmferry-held
 hold_source='' hold_destination=''
 read -ra rails <<<"$VMFERRY_RAILS"
+read -ra rails6 <<<"$VMFERRY_RAILS6"
 # What runs a command where the destination is.
 far=()
 guest=(--memory 32M --fill 16M --ws 2M --rate 1M --heartbeat 100 --console none)
