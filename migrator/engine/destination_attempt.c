@@ -382,15 +382,21 @@ static int run(struct vmferry_destination *d)
 	int r = reply(a, VMFERRY_MAILBOX, MESSAGE_READY);
 
 	ready = vmferry_now();
+	/*
+	 * All that the source has to write is placed: from here on nobody but the guest writes its memory. While READY and GO are under way
+	 * this takes nothing from the blackout. Deregistering takes longer and follows when the guest runs.
+	 */
+	if (r == 0)
+		vmferry_session_revoke(a->session);
 	r = r < 0 ? r : wait_for_go(d);
 	if (r < 0)
 		return r;
 	go = vmferry_now();
-	/* From GO on nobody but the guest writes its memory. Deregistering it takes time and follows when the guest runs. */
-	vmferry_session_revoke(a->session);
 	r = d->ops.run(d->ctx);
 	a->times.go_ns = go - ready;
 	a->times.run_ns = vmferry_now() - go;
+	/* What is still to be said can wait; the processor is the guest's. */
+	vmferry_session_hurry(a->session, 0);
 	phase_enter(&d->phase, VMFERRY_RUNNING);
 	if (r < 0) {
 		log_error(

@@ -278,6 +278,8 @@ static int say_go(struct vmferry_source *s)
 	s->at.go = vmferry_now();
 	r = vmferry_send(s->session, VMFERRY_MAILBOX, MESSAGE_GO, s->id, sizeof(s->id),
 			 s->at.go + RUNNING_NS);
+	/* The guest waits for nothing of this side any more; spinning might take the processor that it runs on. */
+	vmferry_session_hurry(s->session, 0);
 	/* A send that failed may have reached the other side all the same. */
 	r = r < 0 ? r : take_running(s);
 	if (r == -EOWNERDEAD) {
