@@ -39,8 +39,11 @@
 #define LOST_NS (200 * NS_PER_MS)
 /* For a message of no bytes into an empty queue. */
 #define BEAT_SEND_NS (10 * NS_PER_MS)
-/* In a hurry others poll; should nobody, it goes on at this pace. */
-#define IDLE_HURRY_NS NS_PER_MS
+/*
+ * In a hurry whoever waits polls, so this thread leaves the processor to him; should nobody wait for what comes, the peer gets its
+ * credits back at this pace.
+ */
+#define IDLE_HURRY_NS (20 * NS_PER_MS)
 /* So that a peer who talks without end cannot keep this thread from the rest. */
 #define MESSAGES_AT_ONCE 64
 #define DRY_TURNS	 4096
@@ -496,12 +499,15 @@ static void finish(struct rdma_service *s)
 static uint64_t next_turn(const struct rdma_service *s)
 {
 	uint64_t now = vmferry_now();
+	uint64_t silent = s->heard + SILENT_NS;
 
 	if (s->more)
 		return now;
 	if (rdma_in_hurry(s->session, now))
 		return now + IDLE_HURRY_NS;
-	return s->over ? now + NS_PER_S : s->beat;
+	if (s->over)
+		return now + NS_PER_S;
+	return silent > now && silent < s->beat ? silent : s->beat;
 }
 
 static void turn(struct rdma_service *s)
