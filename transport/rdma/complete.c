@@ -2,7 +2,6 @@
 /* The source's half of a lane, inward: completions, the destination's answers to fences, and waiting for either. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -147,13 +146,6 @@ static int doze(struct rdma_lane *l, uint64_t deadline)
 	return 0;
 }
 
-static void pause_cpu(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#endif
-}
-
 /* Rests until it is worth looking again, for a moment only before @spin_until. */
 static int rest(struct rdma_lane *l, uint64_t spin_until, uint64_t deadline)
 {
@@ -164,12 +156,9 @@ static int rest(struct rdma_lane *l, uint64_t spin_until, uint64_t deadline)
 		return error;
 	if (now >= deadline)
 		return -ETIMEDOUT;
-	if (now < spin_until)
-		pause_cpu();
-	else if (rdma_in_hurry(l->rdma, now))
-		sched_yield();
-	else
+	if (now >= spin_until && !rdma_in_hurry(l->rdma, now))
 		return doze(l, deadline);
+	rdma_spin(now);
 	return 0;
 }
 

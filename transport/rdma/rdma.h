@@ -260,12 +260,17 @@ void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
 void rdma_mailbox_wake(struct rdma_session *session);
 void rdma_mailbox_free(struct rdma_session *session);
 
-/* ---- service.c ----------------------------------------------------------------------------------------------- */
+/* ---- service.c, poll.c ----------------------------------------------------------------------------------------------- */
 
 int rdma_service_start(struct vmferry_session *session); /* ops->ready */
 void rdma_service_stop(struct rdma_session *session);
 void rdma_service_wake(struct rdma_session *session);
 bool rdma_poll(struct vmferry_session *session); /* ops->poll */
+/*
+ * A turn of spinning in vain. Now and then it yields: who has nothing to do may stand in the way of who has, of the peer where both are on
+ * one host, or of a soft device's thread.
+ */
+void rdma_spin(uint64_t now);
 void rdma_hurry(struct vmferry_session *session, uint64_t until);
 static inline bool rdma_in_hurry(const struct rdma_session *session, uint64_t now)
 {
