@@ -527,6 +527,8 @@ int rdma_mailbox_poll(struct rdma_session *session)
 	bool came = poll_queue(m, m->link.recv_cq, arrived);
 	bool went = poll_queue(m, m->link.send_cq, sent);
 
-	give_back(m);
+	/* Only what came makes more owed, and only what came or went makes room. */
+	if (came || went)
+		give_back(m);
 	return came || went;
 }
