@@ -9,7 +9,7 @@
  *   lane.c       the source's half of a lane: posting, credits, completions; arrive.c: the destination's half
  *   memory.c     chunks of registered memory; registrar.c: the threads that pin them; keys.c: the destination's keys at the source
  *   mailbox.c    messages over a link of their own, with receive credits
- *   service.c    a session's thread: control connection, CM and device events, heartbeat, and completions that somebody sleeps for
+ *   service.c    a session's thread: control connection, CM events, heartbeat, and completions that somebody sleeps for
  *
  * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the destination's lanes and for either
  *          side's mailbox happens in rdma_poll(), under rdma_session.poll_lock: by the service thread when a completion event wakes
@@ -260,7 +260,7 @@ void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
 void rdma_mailbox_wake(struct rdma_session *session);
 void rdma_mailbox_free(struct rdma_session *session);
 
-/* ---- service.c, poll.c ----------------------------------------------------------------------------------------------- */
+/* ---- service.c, poll.c --------------------------------------------------------------------------------------- */
 
 int rdma_service_start(struct vmferry_session *session); /* ops->ready */
 void rdma_service_stop(struct rdma_session *session);

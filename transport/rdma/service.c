@@ -5,9 +5,7 @@
  * takes in the flushes that tell lanes of their end, until it is stopped.
  *
  * THREADS  What is in struct rdma_service belongs to the thread, but for what is marked. Receiving from the control connection and
- *          events of links and completion channels are the thread's alone. The device's events are for all sessions of the process, since
- *          librdmacm opens a device once: whichever thread takes one leaves a note for the sessions that it is about, and their own
- *          threads end them.
+ *          events of links and completion channels are the thread's alone; the device's events are everybody's, see device_events.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,8 +31,6 @@
 #define HUNG_NS (3 * NS_PER_S)
 /* This thread itself was kept from running: then silence says nothing of the peer. */
 #define LATE_NS (300 * NS_PER_MS)
-/* A port that is down may come back; how long retries take is up to the device, and some stretch them to seconds. */
-#define PORT_DOWN_NS (500 * NS_PER_MS)
 /* From a lane's end to its reason. */
 #define LOST_NS (200 * NS_PER_MS)
 /* For a message of no bytes into an empty queue. */
@@ -59,10 +55,7 @@ enum watch {
 
 struct rdma_service {
 	struct rdma_session *session;
-	struct rdma_service *next; /* under services_lock */
-	_Atomic(const struct rdma_trouble *)
-		trouble; /* of the device, noted by any service's thread */
-	_Atomic uint64_t port_down[VMFERRY_RAILS_MAX]; /* since when, 0: up; noted as that */
+	struct rdma_alarm alarm; /* any thread's, by its own rules */
 	pthread_t thread;
 	int epoll;
 	int wake;	  /* eventfd; any thread writes to it */
@@ -75,12 +68,8 @@ struct rdma_service {
 	uint64_t judged;  /* when that was looked at */
 };
 
-/*
- * Innermost: nothing else of ours is taken under it. For the list, for fetching devices' events, and for rdma_session.service, so that
- * nobody wakes one that is being freed.
- */
-static pthread_mutex_t services_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct rdma_service *services;
+/* Innermost, for rdma_session.service of any session: so that nobody wakes one that is being freed. */
+static pthread_mutex_t service_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct vmferry_session *session_of(const struct rdma_service *s)
 {
@@ -274,21 +263,6 @@ static void judge_lanes(struct rdma_service *s, uint64_t now)
 			     "a lane was broken off: the source has lost it, or was refused");
 }
 
-/* A cable was pulled here, which is told at once; one that was pulled elsewhere shows by retries alone. */
-static void judge_ports(struct rdma_service *s, uint64_t now)
-{
-	for (unsigned int i = 0; i < s->session->rail_count; i++) {
-		uint64_t since = atomic_load_explicit(&s->port_down[i], memory_order_relaxed);
-
-		if (since == 0 || now < since + PORT_DOWN_NS)
-			continue;
-		session_fail(session_of(s), -ENETDOWN,
-			     "rail %s: its port has been down for %llu ms: see to its link",
-			     s->session->rails[i]->name,
-			     (unsigned long long)((now - since) / NS_PER_MS));
-	}
-}
-
 /* ---- links and devices -------------------------------------------------------------------------------------- */
 
 static void take_link_event(struct rdma_service *s, unsigned int index)
@@ -306,76 +280,6 @@ static void wake(struct rdma_service *s)
 {
 	/* It fails only when the counter is full of wakes. */
 	(void)eventfd_write(s->wake, 1);
-}
-
-/* Relaxed: the time is all there is to know. */
-static void note_port(struct rdma_service *s, const struct ibv_context *context,
-		      const struct ibv_async_event *event)
-{
-	uint64_t since = event->event_type == IBV_EVENT_PORT_ERR ? vmferry_now() : 0;
-
-	for (unsigned int i = 0; i < s->session->rail_count; i++) {
-		const struct rdma_rail *rail = s->session->rails[i];
-
-		if (rail != NULL && rail->context == context)
-			atomic_store_explicit(&s->port_down[i], since, memory_order_relaxed);
-	}
-}
-
-/* services_lock is held. */
-static void distribute(const struct ibv_context *context, const struct ibv_async_event *event)
-{
-	for (struct rdma_service *s = services; s != NULL; s = s->next) {
-		const struct rdma_trouble *trouble = rdma_trouble_of(s->session, context, event);
-
-		if (rdma_has_port(s->session, context, event))
-			note_port(s, context, event);
-		if (trouble == NULL)
-			continue;
-		atomic_store_explicit(&s->trouble, trouble, memory_order_release);
-		wake(s);
-	}
-}
-
-/* Under one lock with its distribution: else a port that is up again could be noted before it was down, and stay so. */
-static bool take_device_event(const struct rdma_rail *rail, struct ibv_async_event *event)
-{
-	bool taken;
-
-	pthread_mutex_lock(&services_lock);
-	taken = ibv_get_async_event(rail->context, event) == 0;
-	if (taken)
-		distribute(rail->context, event);
-	pthread_mutex_unlock(&services_lock);
-	return taken;
-}
-
-static void take_device_events(const struct rdma_rail *rail)
-{
-	struct ibv_async_event event;
-
-	while (take_device_event(rail, &event)) {
-		log_debug("rail %s: %s", rail->name, ibv_event_type_str(event.event_type));
-		if (event.event_type == IBV_EVENT_PORT_ERR)
-			log_warn("rail %s: port %d is down: see to its link", rail->name,
-				 event.element.port_num);
-		/* Only now: whose it is cannot be destroyed before. */
-		ibv_ack_async_event(&event);
-	}
-}
-
-static void note_trouble(struct rdma_service *s)
-{
-	const struct rdma_trouble *trouble =
-		atomic_exchange_explicit(&s->trouble, NULL, memory_order_acquire);
-
-	if (trouble == NULL)
-		return;
-	/* What came of it may be noticed sooner: then this is the reason for that. */
-	if (session_error(session_of(s)) != 0)
-		log_warn("session %s: %s", session_of(s)->name, trouble->what);
-	else
-		session_fail(session_of(s), trouble->error, "%s", trouble->what);
 }
 
 /* ---- the thread --------------------------------------------------------------------------------------------- */
@@ -401,7 +305,7 @@ static void attend(struct rdma_service *s, uint64_t which)
 		take_link_event(s, index);
 		break;
 	case WATCH_ASYNC:
-		take_device_events(s->session->rails[index]);
+		rdma_take_device_events(s->session->rails[index]);
 		break;
 	case WATCH_COMPLETIONS:
 		take_completions(s, s->session->rails[index]);
@@ -487,7 +391,7 @@ static void finish(struct rdma_service *s)
 		if (session->rails[i] == NULL)
 			continue;
 		/* Why it has ended may be among them. */
-		take_device_events(session->rails[i]);
+		rdma_take_device_events(session->rails[i]);
 		unwatch(s, session->rails[i]->context->async_fd);
 	}
 	if (session_error(session_of(s)) != -ECANCELED)
@@ -517,14 +421,13 @@ static void turn(struct rdma_service *s)
 
 	for (int i = 0; i < n; i++)
 		attend(s, events[i].data.u64);
-	note_trouble(s);
+	rdma_alarm_heed(&s->alarm, vmferry_now());
 	if (!s->over) {
 		uint64_t now = vmferry_now();
 
 		beat(s, now);
 		judge(s, now);
 		judge_lanes(s, now);
-		judge_ports(s, now);
 	}
 	if (!s->over && session_error(session_of(s)) != 0)
 		finish(s);
@@ -545,27 +448,6 @@ static void *run(void *arg)
 }
 
 /* ---- from outside ------------------------------------------------------------------------------------------- */
-
-static void enlist(struct rdma_service *s)
-{
-	pthread_mutex_lock(&services_lock);
-	s->next = services;
-	services = s;
-	s->session->service = s;
-	pthread_mutex_unlock(&services_lock);
-}
-
-static void strike_off(struct rdma_service *s)
-{
-	struct rdma_service **at = &services;
-
-	pthread_mutex_lock(&services_lock);
-	while (*at != s)
-		at = &(*at)->next;
-	*at = s->next;
-	s->session->service = NULL;
-	pthread_mutex_unlock(&services_lock);
-}
 
 static void service_free(struct rdma_service *s)
 {
@@ -599,6 +481,7 @@ static int service_new(struct rdma_session *session, struct rdma_service **servi
 	s->session = session;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	s->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	s->alarm = (struct rdma_alarm){.session = session, .wake = s->wake};
 	ret = s->epoll < 0 || s->wake < 0 ? -errno : watch_all(s);
 	if (ret < 0)
 		service_free(s);
@@ -607,14 +490,23 @@ static int service_new(struct rdma_session *session, struct rdma_service **servi
 	return ret;
 }
 
+static void set_service(struct rdma_session *session, struct rdma_service *service)
+{
+	pthread_mutex_lock(&service_lock);
+	session->service = service;
+	pthread_mutex_unlock(&service_lock);
+}
+
 static int begin(struct rdma_service *s)
 {
 	int ret;
 
-	enlist(s);
+	rdma_alarm_add(&s->alarm);
+	set_service(s->session, s);
 	ret = start_thread(s);
 	if (ret < 0) {
-		strike_off(s);
+		set_service(s->session, NULL);
+		rdma_alarm_remove(&s->alarm);
 		service_free(s);
 	}
 	return ret;
@@ -640,7 +532,8 @@ void rdma_service_stop(struct rdma_session *session)
 
 	if (s == NULL)
 		return;
-	strike_off(s);
+	set_service(session, NULL);
+	rdma_alarm_remove(&s->alarm);
 	atomic_store(&s->stop, true);
 	wake(s);
 	pthread_join(s->thread, NULL);
@@ -649,10 +542,10 @@ void rdma_service_stop(struct rdma_session *session)
 
 void rdma_service_wake(struct rdma_session *session)
 {
-	pthread_mutex_lock(&services_lock);
+	pthread_mutex_lock(&service_lock);
 	if (session->service != NULL)
 		wake(session->service);
-	pthread_mutex_unlock(&services_lock);
+	pthread_mutex_unlock(&service_lock);
 }
 
 void rdma_hurry(struct vmferry_session *session, uint64_t until)

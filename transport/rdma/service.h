@@ -20,21 +20,28 @@ int rdma_poll_armed(struct rdma_session *session, bool *more);
 /* Until there is nothing more. */
 void rdma_poll_dry(struct rdma_session *session);
 
-/* ---- trouble.c ----------------------------------------------------------------------------------------------- */
+/* ---- device_events.c ----------------------------------------------------------------------------------------- */
 
-/* How a session has to end. */
-struct rdma_trouble {
-	int error;
-	const char *what;
+struct rdma_trouble;
+
+/* What a session's thread is told of its devices. @session and @wake are set by whoever makes it; the rest is zero, and written by anybody. */
+struct rdma_alarm {
+	struct rdma_session *session;
+	int wake; /* eventfd, written to when there is trouble */
+	struct rdma_alarm *next;
+	_Atomic(const struct rdma_trouble *) trouble;
+	_Atomic uint64_t
+		port_down[VMFERRY_RAILS_MAX]; /* since when, 0: up; by the session's rails */
 };
 
-/* Of an event of @context: NULL if it is not about this session, or does no harm. */
-const struct rdma_trouble *rdma_trouble_of(struct rdma_session *session,
-					   const struct ibv_context *context,
-					   const struct ibv_async_event *event);
+/* Between these two it is told of all that any thread fetches. */
+void rdma_alarm_add(struct rdma_alarm *alarm);
+void rdma_alarm_remove(struct rdma_alarm *alarm);
 
-/* Whether the event tells that a port of one of the session's links went down or is up again. */
-bool rdma_has_port(struct rdma_session *session, const struct ibv_context *context,
-		   const struct ibv_async_event *event);
+/* Fetches what this device has to tell, for whichever session it is. */
+void rdma_take_device_events(const struct rdma_rail *rail);
+
+/* The session's own thread: ends the session if it was told something that ends it. */
+void rdma_alarm_heed(struct rdma_alarm *alarm, uint64_t now);
 
 #endif
