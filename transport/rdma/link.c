@@ -15,10 +15,11 @@
 #include "transport/rdma/rdma.h"
 
 /*
- * 4.096 us << 14 is 67 ms; with six tries more a dead link is noticed in half a second, by the standard: soft-RoCE of Linux 6.12 took
- * 1.3 s. Seven would be for ever with soft-RoCE.
+ * 4.096 us << 13 is 34 ms; with six tries more a dead link is noticed in a quarter of a second. A device may stretch that to four times as
+ * much (InfiniBand 9.7.6.1.3), and soft-RoCE of Linux 6.12 to nearly three times: still within the second. Seven tries more would be for
+ * ever with soft-RoCE.
  */
-#define ACK_TIMEOUT 14
+#define ACK_TIMEOUT 13
 #define RETRIES	    6
 /* For ever, as InfiniBand defines it: receives are counted, so that this never happens but by a bug, and waits have deadlines. */
 #define RNR_RETRIES 7
