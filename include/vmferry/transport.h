@@ -95,7 +95,8 @@ void vmferry_listener_close(struct vmferry_listener **listener);
 /*
  * Connects to a destination. With @lanes of VMFERRY_LANES_NONE the session has only its control connection.
  * -ECONNREFUSED, -ETIMEDOUT, -EPROTO (the other side is not a vmferry or of another version), and what else
- * getaddrinfo(3) and connect(2) say.
+ * getaddrinfo(3) and connect(2) say. Where the transport has to be RDMA also -ENODEV without a device here, and -EREMOTEIO when no lanes
+ * can be had over it.
  */
 #define VMFERRY_LANES_NONE (~0u)
 int vmferry_connect(const char *uri, const struct vmferry_transport_options *options,

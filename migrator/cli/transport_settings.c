@@ -14,7 +14,8 @@ static const struct option_spec transport_specs[] = {
 	       OPTION_CHOICE, AT(kind), .choices = transport_choices),
 	OPTION("rail", "ADDR", NULL,
 	       "Address of an RDMA port of this side, an IPv4 or IPv6 address as vmferry check shows it. May be "
-	       "repeated: lanes are spread over all rails. Without it the port that leads to the other side.",
+	       "repeated: lanes are spread over all rails. Without it a source takes the port that leads to the other "
+	       "side, and a receiver that of the address where it listens, else its first.",
 	       OPTION_LIST, AT(rails), .max = VMFERRY_RAILS_MAX),
 	OPTION("odp", NULL, "no", "Do not pin memory for RDMA where the device can page on demand.",
 	       OPTION_SWITCH, AT(odp)),
