@@ -89,22 +89,32 @@ static enum vmferry_log_level level_of(int error)
 
 int session_fail(struct vmferry_session *session, int error, const char *fmt, ...)
 {
-	int none = 0;
-	char what[256];
 	va_list args;
+	int before;
 
-	if (!atomic_compare_exchange_strong_explicit(&session->error, &none, error,
-						     memory_order_acq_rel, memory_order_acquire))
-		return none;
-	va_start(args, fmt);
-	vsnprintf(what, sizeof(what), fmt, args);
-	va_end(args);
+	pthread_mutex_lock(&session->lock);
+	before = atomic_load_explicit(&session->error, memory_order_relaxed);
+	if (before == 0) {
+		va_start(args, fmt);
+		vsnprintf(session->failure, sizeof(session->failure), fmt, args);
+		va_end(args);
+		/* release: who sees the error sees its text, which never changes again. */
+		atomic_store_explicit(&session->error, error, memory_order_release);
+	}
+	pthread_mutex_unlock(&session->lock);
+	if (before != 0)
+		return before;
 	log_line(error == -ECONNRESET && atomic_load(&session->bye) ? VMFERRY_LOG_DEBUG
 								    : level_of(error),
 		 "session %s with %s: %s: the session is over", session->name, session->peer_text,
-		 what);
+		 session->failure);
 	wake_all(session);
 	return error;
+}
+
+const char *vmferry_session_failure(const struct vmferry_session *session)
+{
+	return session_error(session) != 0 ? session->failure : "";
 }
 
 void vmferry_session_shutdown(struct vmferry_session *session)

@@ -33,7 +33,8 @@ struct vmferry_session {
 	char peer_text[ADDRESS_TEXT_MAX];
 
 	struct channel control;
-	atomic_int error; /* the first one, 0: none */
+	atomic_int error;  /* the first one, 0: none; written under the lock */
+	char failure[256]; /* what it was; written before it */
 
 	pthread_mutex_t lock; /* for the fields below and the lanes' fence state */
 	pthread_cond_t

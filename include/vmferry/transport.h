@@ -113,6 +113,12 @@ void vmferry_session_close(struct vmferry_session **session);
 /* "tcp" or "rdma"; the number of lanes; the peer's address as text, owned by the session. */
 const char *vmferry_session_transport(const struct vmferry_session *session);
 
+/*
+ * Why the session is over, for a report: lane, operation, cause and remedy of the first failure, which all others followed from. Owned by
+ * the session; empty as long as it works. Any thread.
+ */
+const char *vmferry_session_failure(const struct vmferry_session *session);
+
 /* Why it is this transport, for a report: "asked for", "no RDMA device here", ... Owned by the session. */
 const char *vmferry_session_transport_reason(const struct vmferry_session *session);
 

@@ -307,7 +307,8 @@ static int receive(struct vmferry_destination *d, struct vmferry_message *state)
 	for (;;) {
 		r = vmferry_recv(a->session, state, vmferry_now() + SILENCE_NS);
 		if (r < 0) {
-			because(a, "the source was lost in pre-copy: %s", strerror(-r));
+			because(a, "the source was lost in pre-copy: %s",
+				failure_text(a->session, r));
 			return r;
 		}
 		if (state->type == MESSAGE_STATE)
@@ -335,7 +336,7 @@ static int load(struct vmferry_destination *d, const struct vmferry_message *sta
 	r = r < 0 ? r : vmferry_fence_wait(a->session, a->last_fence, received + LAST_FENCE_NS);
 	fenced = vmferry_now();
 	if (r < 0)
-		because(a, "the last pages did not come: %s", strerror(-r));
+		because(a, "the last pages did not come: %s", failure_text(a->session, r));
 	if (r == 0 && a->hasher != NULL)
 		r = hasher_finish(a->hasher);
 	hashed = vmferry_now();
@@ -359,7 +360,7 @@ static int wait_for_go(struct vmferry_destination *d)
 	for (;;) {
 		r = vmferry_recv(a->session, &m, deadline);
 		if (r < 0) {
-			because(a, "GO did not come: %s", strerror(-r));
+			because(a, "GO did not come: %s", failure_text(a->session, r));
 			return r;
 		}
 		if (m.type != MESSAGE_PING)

@@ -334,3 +334,10 @@ int message_unexpected(const char *who, const struct vmferry_message *message, c
 	log_warn("%s: the peer gave up while %s was expected: %s", who, expected, text);
 	return -ECONNABORTED;
 }
+
+const char *failure_text(const struct vmferry_session *session, int error)
+{
+	const char *text = vmferry_session_failure(session);
+
+	return text[0] != '\0' ? text : strerror(-error);
+}

@@ -62,7 +62,8 @@ int source_check(struct vmferry_source *s)
 		return atomic_load(&s->harvester.error);
 	}
 	if (s->lanes != NULL && lanes_error(s->lanes) < 0) {
-		source_because(s, "a lane failed: %s", strerror(-lanes_error(s->lanes)));
+		source_because(s, "a lane failed: %s",
+			       failure_text(s->session, lanes_error(s->lanes)));
 		return lanes_error(s->lanes);
 	}
 	return 0;
@@ -113,7 +114,7 @@ static int take_common(struct vmferry_source *s, const struct vmferry_message *m
 
 static int lost(struct vmferry_source *s, int r)
 {
-	source_because(s, "the connection to %s failed: %s", s->uri, strerror(-r));
+	source_because(s, "the connection to %s failed: %s", s->uri, failure_text(s->session, r));
 	return r;
 }
 

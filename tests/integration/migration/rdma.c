@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -189,9 +190,14 @@ static void lose_the_device(void *ctx, enum vmferry_phase phase)
 
 Test(migrate_rdma, device_fails_before_the_commit__guest_runs_on)
 {
+	char *report;
+
 	options.on_phase = lose_the_device;
 	cr_assert_lt(migrate(), 0);
 	cr_assert_eq(vmferry_source_phase(source), VMFERRY_FAILED);
+	cr_assert_eq(vmferry_source_report(source, &report), 0);
+	cr_expect_not_null(strstr(report, "the RDMA device has failed"), "%s", report);
+	free(report);
 	cr_assert(atomic_load(&here.pulse->running));
 	cr_assert_not(atomic_load(&there.pulse->running));
 	for (int i = 0; i < 1000 && !atomic_load(&there.abandoned); i++)
