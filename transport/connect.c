@@ -113,6 +113,8 @@ static const char *answered_reason(const struct answer *answer)
 		return "both sides have RDMA";
 	case REASON_NO_DEVICE:
 		return "the destination has no RDMA device";
+	case REASON_MEMLOCK:
+		return "the destination's memlock limit does not allow to pin the memory";
 	default:
 		return NULL;
 	}
@@ -159,6 +161,7 @@ static int say_hello(struct vmferry_session *session, const char *uri,
 		.lanes = wished_lanes(session, &tcp_ops, options),
 		.rdma_lanes = wished_lanes(session, &rdma_ops, options),
 		.transport = options->transport,
+		.memory = options->memory,
 	};
 	uint8_t bytes[HELLO_CONTROL];
 	struct answer answer;
@@ -266,8 +269,16 @@ static int choose(const char *uri, struct vmferry_transport_options *o, char why
 	snprintf(why, REASON_MAX, "asked for");
 	if (o->lanes == VMFERRY_LANES_NONE)
 		o->transport = VMFERRY_TRANSPORT_TCP;
-	if (o->transport == VMFERRY_TRANSPORT_TCP || rdma_has_device())
+	if (o->transport == VMFERRY_TRANSPORT_TCP)
 		return 0;
+	if (rdma_has_device()) {
+		if (o->transport == VMFERRY_TRANSPORT_AUTO &&
+		    !rdma_may_pin(o, o->memory, why, REASON_MAX)) {
+			log_warn("connect %s: %s: using TCP", uri, why);
+			o->transport = VMFERRY_TRANSPORT_TCP;
+		}
+		return 0;
+	}
 	if (o->transport == VMFERRY_TRANSPORT_RDMA) {
 		log_error("connect %s: there is no RDMA device on this host: see vmferry check, or "
 			  "use the transport tcp or auto",

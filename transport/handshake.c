@@ -35,6 +35,7 @@ void hello_control_encode(const struct hello_control *hello, uint8_t bytes[HELLO
 	wire_put_u32(bytes + 16, hello->lanes);
 	wire_put_u32(bytes + 20, hello->transport);
 	wire_put_u32(bytes + 24, hello->rdma_lanes);
+	wire_put_u64(bytes + 28, hello->memory);
 }
 
 void hello_lane_encode(const struct hello_lane *hello, uint8_t bytes[HELLO_LANE])
@@ -120,6 +121,7 @@ void hello_control_decode(const uint8_t *body, struct hello_control *hello)
 	hello->lanes = (uint32_t)wire_get(body + 4, 4);
 	hello->transport = (uint32_t)wire_get(body + 8, 4);
 	hello->rdma_lanes = (uint32_t)wire_get(body + 12, 4);
+	hello->memory = wire_get(body + 16, 8);
 }
 
 void hello_lane_decode(const uint8_t *body, struct hello_lane *hello)

@@ -15,16 +15,17 @@
 
 #include "transport/socket.h"
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define SESSION_ID_BYTES 16
 #define SECRET_BYTES	 32
 #define MAC_BYTES	 32
-#define HELLO_PREFIX	 12		     /* magic 8, version 2, kind 2 */
-#define HELLO_CONTROL	 (HELLO_PREFIX + 16) /* flags 4, lanes 4, transport 4, rdma lanes 4 */
-#define HELLO_LANE	 (HELLO_PREFIX + SESSION_ID_BYTES + 4 + MAC_BYTES)
-#define HELLO_MAX	 HELLO_LANE
-#define ANSWER_PREFIX	 12 /* magic 8, version 2, status 2 */
-#define RAIL_BYTES	 24 /* family 2 (4 or 6), port 2, scope 4, address 16 */
+#define HELLO_PREFIX	 12 /* magic 8, version 2, kind 2 */
+#define HELLO_CONTROL \
+	(HELLO_PREFIX + 24) /* flags 4, lanes 4, transport 4, rdma lanes 4, memory 8 */
+#define HELLO_LANE    (HELLO_PREFIX + SESSION_ID_BYTES + 4 + MAC_BYTES)
+#define HELLO_MAX     HELLO_LANE
+#define ANSWER_PREFIX 12 /* magic 8, version 2, status 2 */
+#define RAIL_BYTES    24 /* family 2 (4 or 6), port 2, scope 4, address 16 */
 #define ANSWER_BYTES \
 	(ANSWER_PREFIX + SESSION_ID_BYTES + SECRET_BYTES + 16 + VMFERRY_RAILS_MAX * RAIL_BYTES)
 #define READY_BYTES 12 /* an answer's prefix */
@@ -52,6 +53,7 @@ enum answer_reason {
 	REASON_DESTINATION, /* the destination's options ask for it */
 	REASON_BOTH,	    /* both have RDMA */
 	REASON_NO_DEVICE,   /* the destination has no RDMA device */
+	REASON_MEMLOCK,	    /* the destination may not pin so much memory */
 };
 
 struct hello_prefix {
@@ -64,6 +66,7 @@ struct hello_control {
 	uint32_t lanes;
 	uint32_t transport;
 	uint32_t rdma_lanes; /* if it comes to be RDMA */
+	uint64_t memory;     /* bytes that will be written to, 0: not known */
 };
 
 struct hello_lane {

@@ -169,6 +169,13 @@ extern const struct transport_ops rdma_ops;
 /* Whether there is anything that rdma_ops could use. */
 bool rdma_has_device(void);
 
+/*
+ * Whether this process may pin so many bytes for each of the rails that the options name: false if the kernel is sure to refuse, and then
+ * @why says what the limit is.
+ */
+bool rdma_may_pin(const struct vmferry_transport_options *options, uint64_t bytes, char *why,
+		  size_t size);
+
 static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
 {
 	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);

@@ -151,6 +151,8 @@ static const char *reason_text(uint32_t reason)
 		return "asked for here";
 	case REASON_BOTH:
 		return "both sides have RDMA";
+	case REASON_MEMLOCK:
+		return "the memlock limit here does not allow to pin the memory";
 	default:
 		return "no RDMA device here";
 	}
@@ -211,6 +213,16 @@ static void refuse(const struct stranger *stranger, enum answer_status status)
 	(void)!socket_send(stranger->fd, bytes, sizeof(bytes), false);
 }
 
+static bool may_pin(const struct vmferry_listener *listener, uint64_t bytes)
+{
+	char why[REASON_MAX];
+
+	if (rdma_may_pin(&listener->options, bytes, why, sizeof(why)))
+		return true;
+	log_warn("listener %s: %s: using TCP", listener->uri, why);
+	return false;
+}
+
 /* Which transport it comes to be: 0, or -ENOTSUP when one side insists on what the other has not. */
 static int agree_transport(const struct vmferry_listener *listener,
 			   const struct hello_control *hello, struct answer *answer)
@@ -222,6 +234,11 @@ static int agree_transport(const struct vmferry_listener *listener,
 		answer->reason = REASON_SOURCE;
 		/* A session without lanes carries nothing that could be sent another way. */
 		return here == VMFERRY_TRANSPORT_RDMA && hello->lanes > 0 ? -ENOTSUP : 0;
+	}
+	if (hello->transport == VMFERRY_TRANSPORT_AUTO && here == VMFERRY_TRANSPORT_AUTO &&
+	    listener->door != NULL && !may_pin(listener, hello->memory)) {
+		answer->reason = REASON_MEMLOCK;
+		return 0;
 	}
 	if (listener->door != NULL) {
 		answer->transport = VMFERRY_TRANSPORT_RDMA;

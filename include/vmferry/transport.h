@@ -33,7 +33,7 @@ struct vmferry_memory;
 #define VMFERRY_MESSAGE_MAX (4u << 20)
 
 enum vmferry_transport {
-	VMFERRY_TRANSPORT_AUTO, /* RDMA where both sides have it and can reach each other, else TCP */
+	VMFERRY_TRANSPORT_AUTO, /* RDMA where both sides have it, may pin the memory and can reach each other, else TCP */
 	VMFERRY_TRANSPORT_TCP,
 	VMFERRY_TRANSPORT_RDMA, /* nothing else will do: -ENODEV without a device */
 };
@@ -58,6 +58,12 @@ struct vmferry_transport_options {
 	unsigned int tos; /* IP type of service of the lanes' packets, 0 to 255; 0: the system's */
 	uint32_t write_bytes;  /* longest single RDMA write, a multiple of 4096; 0: the default */
 	uint32_t window_bytes; /* how much a lane has under way at most; 0: the default */
+
+	/*
+	 * Source: how many bytes will be registered, 0: not known. With VMFERRY_TRANSPORT_AUTO it is TCP when the memlock limit of either side's
+	 * process does not allow to pin so much.
+	 */
+	uint64_t memory;
 };
 
 /*

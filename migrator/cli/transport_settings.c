@@ -10,7 +10,7 @@ static const char *const transport_choices[] = {"auto", "tcp", "rdma", NULL};
 
 static const struct option_spec transport_specs[] = {
 	OPTION("transport", "KIND", "auto",
-	       "How memory travels: rdma; tcp; or auto, RDMA where both sides have it, else TCP.",
+	       "How memory travels: rdma; tcp; or auto, RDMA where both sides have it and may pin the memory, else TCP.",
 	       OPTION_CHOICE, AT(kind), .choices = transport_choices),
 	OPTION("rail", "ADDR", NULL,
 	       "Address of an RDMA port of this side, an IPv4 or IPv6 address as vmferry check shows it. May be "

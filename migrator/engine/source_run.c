@@ -212,6 +212,7 @@ int source_tick(struct vmferry_source *s)
 static int setup(struct vmferry_source *s)
 {
 	uint64_t limit = s->options.timeout_ns < CONNECT_NS ? s->options.timeout_ns : CONNECT_NS;
+	struct vmferry_transport_options transport = s->options.transport;
 	uint64_t bytes;
 	int r;
 
@@ -228,7 +229,10 @@ static int setup(struct vmferry_source *s)
 	if (r < 0)
 		return r;
 	atomic_store(&s->content_bytes, bytes);
-	r = vmferry_connect(s->uri, &s->options.transport, s->began_ns + limit, &s->session);
+	/* All of it: chunks that are pinned may be larger than what they hold. */
+	for (unsigned int i = 0; i < s->vm.region_count; i++)
+		transport.memory += s->vm.regions[i].size;
+	r = vmferry_connect(s->uri, &transport, s->began_ns + limit, &s->session);
 	if (r < 0) {
 		source_because(s, "cannot connect to %s: %s", s->uri, strerror(-r));
 		return r;

@@ -38,12 +38,32 @@ static uint64_t pinning_rails(const struct rdma_session *session)
 	return rails;
 }
 
-bool memlock_allows(const struct rdma_session *session, uint64_t bytes)
+static bool allows(uint64_t rails, uint64_t bytes)
 {
-	uint64_t rails = pinning_rails(session);
 	rlim_t limit = limit_of_process();
 
 	return limit == RLIM_INFINITY || rails == 0 || bytes <= limit / rails || exempt();
+}
+
+bool memlock_allows(const struct rdma_session *session, uint64_t bytes)
+{
+	return allows(pinning_rails(session), bytes);
+}
+
+/* Whether devices can page on demand is not known yet: where that is asked for it is hoped for. */
+bool rdma_may_pin(const struct vmferry_transport_options *options, uint64_t bytes, char *why,
+		  size_t size)
+{
+	char limit[MEMLOCK_TEXT];
+
+	if (options->odp || allows(options->rail_count > 0 ? options->rail_count : 1, bytes))
+		return true;
+	memlock_text(limit);
+	snprintf(why, size,
+		 "the memlock limit of %s does not allow to pin %" PRIu64
+		 " bytes (ulimit -l unlimited, or LimitMEMLOCK=infinity in a unit)",
+		 limit, bytes);
+	return false;
 }
 
 void memlock_text(char text[MEMLOCK_TEXT])

@@ -52,20 +52,27 @@ bool raw_closed(int fd)
 	return n == 0 || errno == ECONNRESET;
 }
 
-int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer)
+int raw_hello(const struct vmferry_listener *listener, const struct hello_control *hello,
+	      struct answer *answer)
 {
-	struct hello_control hello = {.lanes = lanes, .transport = VMFERRY_TRANSPORT_TCP};
 	uint8_t bytes[HELLO_CONTROL];
 	uint8_t reply[ANSWER_BYTES];
 	int fd = raw_connect(listener);
 
-	hello_control_encode(&hello, bytes);
+	hello_control_encode(hello, bytes);
 	raw_send(fd, bytes, sizeof(bytes));
 	cr_assert(raw_recv(fd, reply, sizeof(reply)));
 	cr_assert_eq(answer_prefix_decode(reply, answer), 0);
 	cr_assert_eq(answer->status, ANSWER_OK);
-	answer_decode(reply + ANSWER_PREFIX, answer);
+	cr_assert_eq(answer_decode(reply + ANSWER_PREFIX, answer), 0);
 	return fd;
+}
+
+int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer)
+{
+	const struct hello_control hello = {.lanes = lanes, .transport = VMFERRY_TRANSPORT_TCP};
+
+	return raw_hello(listener, &hello, answer);
 }
 
 void raw_lane_hello(const struct answer *answer, unsigned int number, uint8_t bytes[HELLO_LANE])

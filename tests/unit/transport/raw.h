@@ -20,7 +20,11 @@ bool raw_recv(int fd, void *data, size_t length);
 /* Whether the other side closes within five seconds, whatever it says before. */
 bool raw_closed(int fd);
 
-/* Says hello for @lanes and returns the answer. */
+/* Says hello and returns the answer. */
+int raw_hello(const struct vmferry_listener *listener, const struct hello_control *hello,
+	      struct answer *answer);
+
+/* The same, for so many lanes over TCP. */
 int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer);
 
 /* A lane's hello, with the right proof. */

@@ -155,7 +155,7 @@ Test(stranger, destination_of_other_version__eproto)
 	answer_prefix_encode(ANSWER_VERSION, f.reply);
 	wire_put_u16(f.reply + 8, 42);
 	cr_expect_eq(connect_to_fake(&f), -EPROTO);
-	cr_expect(log_has("peer speaks version 42, this is 1: upgrade"));
+	cr_expect(log_has("peer speaks version 42, this is 2: upgrade"));
 }
 
 Test(stranger, destination_speaks_something_else__eproto)

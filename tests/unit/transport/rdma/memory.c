@@ -2,17 +2,15 @@
 /* Registered memory of both sides over fake devices: what is pinned and when, what the source is told, and what happens if it fails. */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/wire.h"
 #include "fake/fake.h"
 #include "half.h"
+#include "limit.h"
 #include "transport/rdma/chunk.h"
 
 /* Small, so that an ordinary user's memlock limit is enough; by what the device takes, see begin(). */
@@ -432,24 +430,10 @@ Test(rdma_memory, on_demand_paging_refused__pinned)
 	end();
 }
 
-/* No matter whether the test is root: without the capability, and with a limit that all of the memory passes and one chunk does not. */
-static void limit_memlock(void)
-{
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
-	struct rlimit limit;
-
-	cr_assert_eq(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
-	limit.rlim_cur = limit.rlim_max < 2 * CHUNK ? limit.rlim_max : 2 * CHUNK;
-	cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
-	cr_assert_eq(syscall(SYS_capget, &header, data), 0);
-	data[0].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
-	cr_assert_eq(syscall(SYS_capset, &header, data), 0);
-}
-
+/* All of the memory passes the limit, and one chunk does not. */
 Test(rdma_memory, more_than_the_memlock_limit__warned_of_and_not_prepared)
 {
-	limit_memlock();
+	limit_memlock(2 * CHUNK);
 	begin(false, 2, ADDRESS);
 	cr_expect(log_has("is more than the memlock limit of "));
 	cr_expect_eq(vmferry_prepare(memory, 0, CHUNK + PAGE), -ENOMEM);
