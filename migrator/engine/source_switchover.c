@@ -323,7 +323,6 @@ int source_verify(struct vmferry_source *s)
 	int r = hash_table_new(s->vm.regions, s->vm.region_count, &here);
 
 	r = r < 0 ? r : hash_table_new(s->vm.regions, s->vm.region_count, &s->hashes);
-	r = r < 0 ? r : hash_all(here, NULL);
 	while (r == 0 && received < hash_table_pages(here)) {
 		struct vmferry_message m;
 
@@ -336,6 +335,8 @@ int source_verify(struct vmferry_source *s)
 			r = message_unexpected("source", &m, "hashes");
 		vmferry_message_free(&m);
 	}
+	/* Behind the messages: nobody else takes them in, and over RDMA nothing holds the destination back from sending. */
+	r = r < 0 ? r : hash_all(here, NULL);
 	if (r == 0) {
 		s->mismatches = verify_compare(here, s->hashes);
 		s->verified = s->mismatches == 0;
