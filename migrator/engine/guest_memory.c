@@ -49,12 +49,20 @@ int guest_memory_register(struct guest_memory *memory, struct vmferry_session *s
 	return r;
 }
 
-void guest_memory_deregister(struct guest_memory *memory)
+static void set_leaving(struct guest_memory *memory, bool leaving)
 {
 	pthread_mutex_lock(&memory->lock);
+	memory->leaving = leaving;
+	pthread_mutex_unlock(&memory->lock);
+}
+
+void guest_memory_deregister(struct guest_memory *memory)
+{
+	/* A vCPU may be at the balloon meanwhile: it is told that it is too early rather than kept for as long as this takes. */
+	set_leaving(memory, true);
 	for (unsigned int i = 0; i < memory->region_count; i++)
 		vmferry_deregister(&memory->handles[i]);
-	pthread_mutex_unlock(&memory->lock);
+	set_leaving(memory, false);
 }
 
 /* Index of the region that holds all of the range, or the number of regions. */
@@ -80,6 +88,8 @@ static int discard(struct guest_memory *memory, uint64_t address, uint64_t lengt
 
 	if (i == memory->region_count)
 		return -ERANGE;
+	if (memory->leaving)
+		return -EBUSY;
 	offset = address - memory->regions[i].address;
 	if (memory->handles[i] != NULL)
 		return vmferry_discard(memory->handles[i], offset, length);

@@ -9,12 +9,14 @@
 #define ENGINE_GUEST_MEMORY_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include <vmferry/migration.h>
 
 struct guest_memory {
 	pthread_mutex_t lock;				     /* for all that follows */
 	struct vmferry_memory *handles[VMFERRY_REGIONS_MAX]; /* by region; NULL: not registered */
+	bool leaving; /* they are being deregistered, which takes time: nobody else touches them */
 	struct vmferry_region regions[VMFERRY_REGIONS_MAX];
 	unsigned int region_count;
 };
