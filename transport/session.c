@@ -98,8 +98,12 @@ int session_fail(struct vmferry_session *session, int error, const char *fmt, ..
 		va_start(args, fmt);
 		vsnprintf(session->failure, sizeof(session->failure), fmt, args);
 		va_end(args);
-		/* release: who sees the error sees its text, which never changes again. */
-		atomic_store_explicit(&session->error, error, memory_order_release);
+		/*
+		 * release: who sees the error sees its text, which never changes again. -ETIMEDOUT would mean of a session that is over
+		 * what it means of one that is not: try again.
+		 */
+		atomic_store_explicit(&session->error, error == -ETIMEDOUT ? -ECONNRESET : error,
+				      memory_order_release);
 	}
 	pthread_mutex_unlock(&session->lock);
 	if (before != 0)

@@ -66,7 +66,8 @@ void session_forget_secret(struct vmferry_session *session);
 
 /*
  * Ends the session with @error (negative), if it has not ended before: logs the reason, closes all connections for
- * reading and writing and wakes all waits. Returns the error that the session ended with first.
+ * reading and writing and wakes all waits. Returns the error that the session ended with first; -ETIMEDOUT, of the call whose deadline it
+ * was, is -ECONNRESET for all others, who might try again.
  */
 __attribute__((format(printf, 3, 4))) int session_fail(struct vmferry_session *session, int error,
 						       const char *fmt, ...);

@@ -163,8 +163,8 @@ struct vmferry_message {
 #define VMFERRY_MESSAGE_TYPE_MAX 0xffffu
 
 /*
- * -ETIMEDOUT: nothing was sent, the call can be repeated; but when a part had gone out by the deadline, the session is over,
- * and this is its error. -EMSGSIZE beyond VMFERRY_MESSAGE_MAX.
+ * -ETIMEDOUT: nothing was sent, the call can be repeated; but when a part had gone out by the deadline, the session is over, and
+ * all further calls say -ECONNRESET. -EMSGSIZE beyond VMFERRY_MESSAGE_MAX.
  */
 int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, uint32_t type,
 		 const void *data, size_t length, uint64_t deadline);
