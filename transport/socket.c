@@ -2,11 +2,13 @@
 #include "transport/socket.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -211,4 +213,20 @@ int socket_connect(const struct address *address, uint64_t deadline, int *fd)
 err_close:
 	close(s);
 	return ret;
+}
+
+int socket_unsent(int fd)
+{
+	int queued = 0;
+
+	return ioctl(fd, SIOCOUTQ, &queued) == 0 ? queued : 0;
+}
+
+void socket_drain(int fd, uint64_t deadline)
+{
+	const struct timespec nap = {.tv_nsec = NS_PER_MS};
+
+	/* No event tells of acknowledgements. */
+	while (socket_unsent(fd) > 0 && vmferry_now() < deadline)
+		nanosleep(&nap, NULL);
 }

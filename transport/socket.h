@@ -23,6 +23,12 @@ bool address_is_loopback(const struct sockaddr *address);
 /* Whether both name the same host: family and IP address, whatever the ports. */
 bool address_same_host(const struct sockaddr *a, const struct sockaddr *b);
 
+/* Bytes that the peer's kernel has not acknowledged yet; 0 where that cannot be had. */
+int socket_unsent(int fd);
+
+/* Waits until there are none, or for the deadline. */
+void socket_drain(int fd, uint64_t deadline);
+
 /* Waits for @events: 0 when there is one (or an error to be read), -ETIMEDOUT at the deadline. */
 int socket_wait(int fd, short events, uint64_t deadline);
 

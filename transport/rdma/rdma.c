@@ -16,6 +16,8 @@
 #define LANES_PER_RAIL 2
 #define DRAIN_NS       NS_PER_S
 #define BYE_NS	       (50 * NS_PER_MS)
+/* What was lost on the way is sent again after 200 ms at the earliest. */
+#define LAST_WORDS_NS (300 * NS_PER_MS)
 
 bool rdma_has_device(void)
 {
@@ -148,6 +150,8 @@ static void drain(struct vmferry_session *session)
 	rdma_mailbox_drain(r, vmferry_now() + DRAIN_NS);
 	/* If it does not get through, the peer will only be surprised. */
 	session_send_control(session, RDMA_CONTROL_BYE, NULL, 0, vmferry_now() + BYE_NS);
+	/* The end of the links goes another way, and would overtake what was said last. */
+	socket_drain(session->control.fd, vmferry_now() + LAST_WORDS_NS);
 }
 
 static void quiesce(struct vmferry_session *session)

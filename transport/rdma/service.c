@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -17,7 +16,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -220,13 +218,12 @@ static void take_control(struct rdma_service *s)
 static void beat(struct rdma_service *s, uint64_t now)
 {
 	struct vmferry_session *session = session_of(s);
-	int queued = 0;
 
 	if (now < s->beat)
 		return;
 	s->beat = now + BEAT_NS;
 	/* What is still on its way is as good, and where nothing is there is room for this. */
-	if (ioctl(session->control.fd, SIOCOUTQ, &queued) == 0 && queued > 0)
+	if (socket_unsent(session->control.fd) > 0)
 		return;
 	session_send_control(session, RDMA_CONTROL_BEAT, NULL, 0, now + BEAT_SEND_NS);
 }
