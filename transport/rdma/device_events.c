@@ -119,17 +119,30 @@ void rdma_alarm_remove(struct rdma_alarm *alarm)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Relaxed: the time is all there is to know. */
+/* Lanes of one rail may go through two ports of its device. Relaxed: the time is all there is to know. */
+static void note_port_of(struct rdma_alarm *alarm, unsigned int rail,
+			 const struct ibv_async_event *event)
+{
+	uint64_t bit = 1ull << (event->element.port_num % 64), before = alarm->ports_down[rail];
+
+	if (event->event_type == IBV_EVENT_PORT_ERR)
+		alarm->ports_down[rail] |= bit;
+	else
+		alarm->ports_down[rail] &= ~bit;
+	if (alarm->ports_down[rail] == 0)
+		atomic_store_explicit(&alarm->port_down[rail], 0, memory_order_relaxed);
+	else if (before == 0)
+		atomic_store_explicit(&alarm->port_down[rail], vmferry_now(), memory_order_relaxed);
+}
+
 static void note_port(struct rdma_alarm *alarm, const struct ibv_context *context,
 		      const struct ibv_async_event *event)
 {
-	uint64_t since = event->event_type == IBV_EVENT_PORT_ERR ? vmferry_now() : 0;
-
 	for (unsigned int i = 0; i < alarm->session->rail_count; i++) {
 		const struct rdma_rail *rail = alarm->session->rails[i];
 
 		if (rail != NULL && rail->context == context)
-			atomic_store_explicit(&alarm->port_down[i], since, memory_order_relaxed);
+			note_port_of(alarm, i, event);
 	}
 }
 

@@ -58,12 +58,11 @@ int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned i
 	int error = status_error(wc->status);
 	char what[256];
 
-	if (wc->status == IBV_WC_WR_FLUSH_ERR) {
-		/* It was this side that broke the links. */
-		if (atomic_load(&session->revoked))
-			return error;
+	/* It was this side that broke the lanes. The mailbox it did not break. */
+	if (number != LANE_MAILBOX && atomic_load(&session->revoked))
+		return error;
+	if (wc->status == IBV_WC_WR_FLUSH_ERR)
 		return fail(session, error, link, number, "the connection has ended");
-	}
 	snprintf(what, sizeof(what), "%s (vendor error 0x%x, queue pair 0x%x): %s",
 		 ibv_wc_status_str(wc->status), wc->vendor_err, wc->qp_num, remedy(wc->status));
 	return fail(session, error, link, number, what);

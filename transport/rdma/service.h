@@ -30,8 +30,9 @@ struct rdma_alarm {
 	int wake; /* eventfd, written to when there is trouble */
 	struct rdma_alarm *next;
 	_Atomic(const struct rdma_trouble *) trouble;
-	_Atomic uint64_t
-		port_down[VMFERRY_RAILS_MAX]; /* since when, 0: up; by the session's rails */
+	uint64_t ports_down
+		[VMFERRY_RAILS_MAX]; /* by the session's rails, a bit a port; who distributes */
+	_Atomic uint64_t port_down[VMFERRY_RAILS_MAX]; /* since when any is, 0: none is */
 };
 
 /* Between these two it is told of all that any thread fetches. */
