@@ -129,7 +129,8 @@ static int take_answer(struct vmferry_session *session, const char *uri,
 	const char *reason = answered_reason(answer);
 
 	if (answer->lanes > (rdma ? hello->rdma_lanes : hello->lanes) ||
-	    (rdma && (hello->transport == VMFERRY_TRANSPORT_TCP || answer->door.rail_count == 0))) {
+	    (rdma && (hello->transport == VMFERRY_TRANSPORT_TCP || answer->lanes == 0 ||
+		      answer->door.rail_count == 0))) {
 		log_error("connect %s: %u lanes of transport %u answered, which was not asked for: "
 			  "the peer is broken",
 			  uri, answer->lanes, answer->transport);

@@ -273,6 +273,9 @@ static int hear_control(struct vmferry_listener *listener, struct stranger *stra
 		return 0;
 	}
 	answer.lanes = agree_lanes(listener, wish);
+	/* Without lanes there is nothing that any device has to do with. */
+	if (answer.lanes == 0)
+		answer.transport = VMFERRY_TRANSPORT_TCP;
 	ret = make_session(listener, stranger, &answer);
 	if (ret < 0) {
 		reject(listener, stranger, "no session can be made: %s", strerror(-ret));

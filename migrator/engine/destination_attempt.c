@@ -214,6 +214,10 @@ static int check(struct vmferry_destination *d)
 	a->offer_ns = vmferry_now();
 	a->lanes = vmferry_session_lanes(a->session);
 	a->transport = vmferry_session_transport(a->session);
+	if (r == 0 && a->lanes == 0) {
+		because(a, "the source opened no lanes: nothing could carry memory");
+		r = -EPROTO;
+	}
 	r = r < 0 ? r : offer_unpack(&a->first, &a->offer);
 	r = r < 0 ? r : vmferry_problems_new(&problems);
 	r = r < 0 ? r : examine(d, problems);

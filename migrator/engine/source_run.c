@@ -238,6 +238,10 @@ static int setup(struct vmferry_source *s)
 		return r;
 	}
 	s->lane_count = vmferry_session_lanes(s->session);
+	if (s->lane_count == 0) {
+		source_because(s, "the destination takes no lanes: nothing could carry memory");
+		return -EPROTO;
+	}
 	s->transport = vmferry_session_transport(s->session);
 	snprintf(s->transport_reason, sizeof(s->transport_reason), "%s",
 		 vmferry_session_transport_reason(s->session));
@@ -524,7 +528,8 @@ static void conclude(struct vmferry_source *s, int r)
 	uint64_t one = 1;
 
 	if (last == VMFERRY_CANCELLED || last == VMFERRY_FAILED) {
-		source_because(s, "%s", strerror(-r));
+		source_because(s, "%s",
+			       s->session != NULL ? failure_text(s->session, r) : strerror(-r));
 		resume_guest(s);
 		say_abort(s);
 	}

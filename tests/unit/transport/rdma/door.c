@@ -196,6 +196,29 @@ Test(door, without_proof__rejected_and_told_why)
 	expect_session("rdma", "both sides have RDMA");
 }
 
+/* Neither side has anything of RDMA in a session without lanes, whatever it would have been. */
+Test(door, no_lanes__no_rdma)
+{
+	const struct hello_control control = {.transport = VMFERRY_TRANSPORT_AUTO};
+	struct vmferry_memory *memory;
+	struct answer answer;
+	uint8_t *page;
+	int fd;
+
+	begin(0);
+	fd = raw_hello(listener, &control, &answer);
+	cr_expect_eq(answer.transport, VMFERRY_TRANSPORT_TCP);
+	cr_expect_eq(answer.lanes, 0);
+	cr_assert_eq(accept_end(&accepting), 0);
+	page = pages_new(4096, 0);
+	cr_assert_eq(vmferry_register(accepting.session, page, 4096, 0, VMFERRY_ACCESS_REMOTE_WRITE,
+				      &memory),
+		     0);
+	vmferry_deregister(&memory);
+	pages_free(page, 4096);
+	close(fd);
+}
+
 /* ---- what a connection is made like --------------------------------------------------------------------------- */
 
 static struct ibv_qp_attr attributes(struct rdma_link *link)
