@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -73,6 +74,46 @@ int raw_control(const struct vmferry_listener *listener, unsigned int lanes, str
 	const struct hello_control hello = {.lanes = lanes, .transport = VMFERRY_TRANSPORT_TCP};
 
 	return raw_hello(listener, &hello, answer);
+}
+
+struct answering {
+	int fd;
+	const void *reply;
+	size_t length;
+};
+
+static void *answer_once(void *arg)
+{
+	const struct answering *a = arg;
+	uint8_t hello[HELLO_CONTROL];
+	int fd = accept(a->fd, NULL, NULL);
+
+	if (raw_recv(fd, hello, sizeof(hello)))
+		raw_send(fd, a->reply, a->length);
+	close(fd);
+	return NULL;
+}
+
+int raw_answered(const void *reply, size_t length)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000001)};
+	struct answering a = {socket(AF_INET, SOCK_STREAM, 0), reply, length};
+	struct vmferry_session *session = NULL;
+	socklen_t size = sizeof(at);
+	pthread_t thread;
+	char uri[64];
+	int ret;
+
+	cr_assert_eq(bind(a.fd, (struct sockaddr *)&at, size), 0);
+	cr_assert_eq(listen(a.fd, 1), 0);
+	getsockname(a.fd, (struct sockaddr *)&at, &size);
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", ntohs(at.sin_port));
+	pthread_create(&thread, NULL, answer_once, &a);
+	ret = vmferry_connect(uri, NULL, PATIENT, &session);
+	pthread_join(thread, NULL);
+	close(a.fd);
+	cr_expect_null(session);
+	return ret;
 }
 
 void raw_lane_hello(const struct answer *answer, unsigned int number, uint8_t bytes[HELLO_LANE])

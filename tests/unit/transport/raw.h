@@ -27,6 +27,9 @@ int raw_hello(const struct vmferry_listener *listener, const struct hello_contro
 /* The same, for so many lanes over TCP. */
 int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer);
 
+/* What becomes of a source that is answered with these bytes, after which the connection is closed. */
+int raw_answered(const void *reply, size_t length);
+
 /* A lane's hello, with the right proof. */
 void raw_lane_hello(const struct answer *answer, unsigned int number, uint8_t bytes[HELLO_LANE]);
 

@@ -107,79 +107,34 @@ Test(stranger, other_version__told_ours)
 	close(fd);
 }
 
-struct fake {
-	int fd;
-	uint8_t reply[ANSWER_BYTES];
-	size_t length;
-	pthread_t thread;
-};
-
-static void *fake_thread(void *arg)
-{
-	struct fake *f = arg;
-	uint8_t hello[HELLO_CONTROL];
-	int fd = accept(f->fd, NULL, NULL);
-
-	if (raw_recv(fd, hello, sizeof(hello)))
-		raw_send(fd, f->reply, f->length);
-	close(fd);
-	return NULL;
-}
-
-/* Connects to a destination that answers with these bytes. */
-static int connect_to_fake(struct fake *f)
-{
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000001)};
-	socklen_t length = sizeof(at);
-	struct vmferry_session *session = NULL;
-	char uri[64];
-	int ret;
-
-	f->fd = socket(AF_INET, SOCK_STREAM, 0);
-	cr_assert_eq(bind(f->fd, (struct sockaddr *)&at, length), 0);
-	cr_assert_eq(listen(f->fd, 1), 0);
-	getsockname(f->fd, (struct sockaddr *)&at, &length);
-	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", ntohs(at.sin_port));
-	pthread_create(&f->thread, NULL, fake_thread, f);
-	ret = vmferry_connect(uri, NULL, PATIENT, &session);
-	pthread_join(f->thread, NULL);
-	close(f->fd);
-	cr_expect_null(session);
-	return ret;
-}
-
 Test(stranger, destination_of_other_version__eproto)
 {
-	struct fake f = {.length = ANSWER_PREFIX};
+	uint8_t reply[ANSWER_PREFIX];
 
-	answer_prefix_encode(ANSWER_VERSION, f.reply);
-	wire_put_u16(f.reply + 8, 42);
-	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+	answer_prefix_encode(ANSWER_VERSION, reply);
+	wire_put_u16(reply + 8, 42);
+	cr_expect_eq(raw_answered(reply, sizeof(reply)), -EPROTO);
 	cr_expect(log_has("peer speaks version 42, this is 2: upgrade"));
 }
 
 Test(stranger, destination_speaks_something_else__eproto)
 {
-	struct fake f = {.reply = "SSH-2.0-OpenSSH_9.2", .length = 19};
-
-	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+	cr_expect_eq(raw_answered("SSH-2.0-OpenSSH_9.2", 19), -EPROTO);
 	cr_expect(log_has("does not speak vmferry"));
 }
 
 Test(stranger, destination_gives_more_lanes__eproto)
 {
-	struct fake f = {.length = ANSWER_BYTES};
+	uint8_t reply[ANSWER_BYTES];
 	struct answer answer = {.lanes = 65};
 
-	answer_encode(&answer, f.reply);
-	cr_expect_eq(connect_to_fake(&f), -EPROTO);
+	answer_encode(&answer, reply);
+	cr_expect_eq(raw_answered(reply, sizeof(reply)), -EPROTO);
 }
 
 Test(stranger, destination_closes__econnreset)
 {
-	struct fake f = {.length = 0};
-
-	cr_expect_eq(connect_to_fake(&f), -ECONNRESET);
+	cr_expect_eq(raw_answered(NULL, 0), -ECONNRESET);
 }
 
 Test(stranger, destination_silent__etimedout)

@@ -10,6 +10,7 @@
 #include "../raw.h"
 #include "fake/fake.h"
 #include "limit.h"
+#include "transport/options.h"
 #include "transport/rdma/rdma.h"
 
 #define LIMIT (1ull << 20)
@@ -38,7 +39,8 @@ static void begin(uint64_t memlock)
 static void teardown(void)
 {
 	vmferry_session_close(&accepting.session);
-	vmferry_listener_close(&listener);
+	if (listener != NULL)
+		vmferry_listener_close(&listener);
 	cr_expect_not(fake_leaks());
 }
 
@@ -217,6 +219,22 @@ Test(door, no_lanes__no_rdma)
 	vmferry_deregister(&memory);
 	pages_free(page, 4096);
 	close(fd);
+}
+
+Test(door, destination_answers_rdma_without_lanes__eproto)
+{
+	struct answer answer = {.transport = VMFERRY_TRANSPORT_RDMA, .door.rail_count = 1};
+	uint8_t reply[ANSWER_BYTES];
+
+	log_keep();
+	cr_assert_eq(rail_parse("10.99.0.1", &answer.door.rails[0]), 0);
+	answer_encode(&answer, reply);
+	cr_expect_eq(raw_answered(reply, sizeof(reply)), -EPROTO);
+	cr_expect(log_has("0 lanes of transport 2 answered"));
+	/* The same with a lane is what a destination says: it fails later, for want of one. */
+	answer.lanes = 1;
+	answer_encode(&answer, reply);
+	cr_expect_neq(raw_answered(reply, sizeof(reply)), -EPROTO);
 }
 
 /* ---- what a connection is made like --------------------------------------------------------------------------- */
