@@ -17,6 +17,13 @@
 /* Acknowledging takes a lock. */
 #define ACK_EVENTS 64
 
+/* By an acknowledgement of the device or by the answer to a fence, whichever comes first: nothing orders these two. */
+static void tell_placed(struct rdma_lane *l, uint64_t bytes)
+{
+	if (bytes > counter_get(&l->lane.counters.placed_bytes))
+		counter_set(&l->lane.counters.placed_bytes, bytes);
+}
+
 /* What was sent and has completed. */
 static int reap_sent(struct rdma_lane *l)
 {
@@ -34,7 +41,7 @@ static int reap_sent(struct rdma_lane *l)
 			continue;
 		}
 		out->placed = out->given_at[out->done % l->link.send_depth];
-		counter_set(&l->lane.counters.placed_bytes, out->placed);
+		tell_placed(l, out->placed);
 	}
 	return ret < 0 ? ret : n;
 }
@@ -50,7 +57,8 @@ static int hear_answer(struct rdma_lane *l, const struct ibv_wc *wc)
 				    l->lane.number);
 	out->reached = (uint64_t)epoch + 1;
 	/* Where several fences came at once, only the last is answered. */
-	while (out->unanswered_count > 0 && out->unanswered[out->unanswered_first] <= epoch) {
+	while (out->unanswered_count > 0 && out->unanswered[out->unanswered_first].epoch <= epoch) {
+		tell_placed(l, out->unanswered[out->unanswered_first].given);
 		out->unanswered_first = (out->unanswered_first + 1) % LANE_FENCES;
 		out->unanswered_count--;
 	}

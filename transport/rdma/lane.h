@@ -55,6 +55,11 @@ struct lane_chain {
 	uint64_t bytes; /* of writes */
 };
 
+struct lane_fence {
+	uint32_t epoch;
+	uint64_t given; /* what lane_source.given was before it */
+};
+
 /* Source: the lane's thread alone. Requests are counted from 0; a completion's wr_id is the count of requests up to its own. */
 struct lane_source {
 	struct lane_chain chain;
@@ -77,7 +82,7 @@ struct lane_source {
 
 	uint64_t fenced;  /* last epoch given + 1 */
 	uint64_t reached; /* last epoch that came back + 1 */
-	uint32_t unanswered[LANE_FENCES];
+	struct lane_fence unanswered[LANE_FENCES];
 	unsigned int unanswered_first;
 	unsigned int unanswered_count;
 };

@@ -261,7 +261,8 @@ int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline)
 	if (ret < 0)
 		return ret;
 	lane_stage(l, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_SEND_SIGNALED)->imm_data = htonl(epoch);
-	out->unanswered[(out->unanswered_first + out->unanswered_count++) % LANE_FENCES] = epoch;
+	out->unanswered[(out->unanswered_first + out->unanswered_count++) % LANE_FENCES] =
+		(struct lane_fence){epoch, out->given};
 	out->fenced = (uint64_t)epoch + 1;
 	return lane_ring(l);
 }

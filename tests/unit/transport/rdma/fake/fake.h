@@ -119,6 +119,9 @@ void fake_fail_wr(const struct fake_match *match, unsigned int nth, enum ibv_wc_
 /* Nothing is carried out and nothing is acknowledged while this is on; no time-out of a device runs. */
 void fake_hold_wire(bool hold);
 
+/* What this queue pair sends is carried out but not acknowledged, until another one is named; 0: all are acknowledged. */
+void fake_hold_acks(uint32_t qp_num);
+
 /* WRITE_WITH_IMMs, and what is behind them on their queue pairs, wait while this is on. */
 void fake_hold_fences(bool hold);
 

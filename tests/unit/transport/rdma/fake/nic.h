@@ -227,6 +227,7 @@ struct nic {
 		enum ibv_wc_status status;
 		bool hold_wire, hold_fences, hold_cm, cut;
 		unsigned int double_fences, rnr;
+		uint32_t hold_acks_of; /* 0: of none */
 		enum rdma_cm_event_type cm_event;
 		bool cm_error;
 		int cm_status;

@@ -50,6 +50,12 @@ static bool may_execute(const struct nic_qp *qp, uint64_t now)
 	       !(nic.script.hold_fences && is_fence(qp));
 }
 
+/* What was carried out and can be acknowledged. */
+static bool has_unacked(const struct nic_qp *qp)
+{
+	return qp->acked < qp->next && nic.script.hold_acks_of != qp->ibv.qp_num;
+}
+
 /* Has something to do; else *@when is made the time at which it may have, if that is sooner. */
 static bool ready(struct nic_qp *qp, uint64_t now, uint64_t *when)
 {
@@ -59,7 +65,7 @@ static bool ready(struct nic_qp *qp, uint64_t now, uint64_t *when)
 		return false;
 	if (answers(qp)) {
 		qp->give_up = 0;
-		if (qp->acked < qp->next || (may_execute(qp, now) && !qp->peer->dying))
+		if (has_unacked(qp) || (may_execute(qp, now) && !qp->peer->dying))
 			return true;
 		later = qp->next < qp->posted && qp->not_before > now ? qp->not_before : NIC_NEVER;
 	} else if (qp->acked == qp->posted) {
@@ -116,7 +122,7 @@ static void next_request(struct nic_qp *qp)
 
 static void step(struct nic_qp *qp, uint64_t now)
 {
-	bool unacked = qp->acked < qp->next;
+	bool unacked = has_unacked(qp);
 
 	if (!answers(qp) && (nic.script.cut || !unacked)) {
 		nic_qp_fail(qp, qp->acked, IBV_WC_RETRY_EXC_ERR);
@@ -211,6 +217,14 @@ static void set(bool *what, bool value)
 void fake_hold_wire(bool hold)
 {
 	set(&nic.script.hold_wire, hold);
+}
+
+void fake_hold_acks(uint32_t qp_num)
+{
+	nic_lock();
+	nic.script.hold_acks_of = qp_num;
+	nic_wire_kick();
+	nic_unlock();
 }
 
 void fake_hold_fences(bool hold)
