@@ -330,11 +330,13 @@ static int ascending(const void *a, const void *b)
 
 static void print_times(const char *what, uint64_t *ns)
 {
+	unsigned int middle = options.fences / 2, high = options.fences * 9 / 10;
+
 	qsort(ns, options.fences, sizeof(*ns), ascending);
-	printf("%s_us %.1f\n", what, (double)ns[options.fences / 2] / 1e3);
+	printf("%s_us %.1f\n", what, (double)ns[middle] / 1e3);
 	/* On a machine that others load the least says more of the work than the middle. */
 	printf("%s_least_us %.1f\n", what, (double)ns[0] / 1e3);
-	printf("%s_p90_us %.1f\n", what, (double)ns[options.fences * 9 / 10] / 1e3);
+	printf("%s_p90_us %.1f\n", what, (double)ns[high] / 1e3);
 }
 
 /* Returns the epoch after the last. All lanes get that one, or the destination would wait for ever. */
