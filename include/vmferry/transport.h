@@ -189,8 +189,9 @@ enum {
 
 /*
  * Registers @size bytes at @base under the session addresses @address to @address + @size - 1. The memory stays the
- * caller's and must stay mapped until vmferry_deregister(); only vmferry_discard() may take pages out of it. -EEXIST if the addresses overlap a registration of this
- * side; -EINVAL if base, size or address are not multiples of 4096 or the range wraps.
+ * caller's and must stay mapped until vmferry_deregister(); only vmferry_discard() may take pages out of it. -EEXIST if the
+ * addresses overlap a registration of this side; -EINVAL if base, size or address are not multiples of 4096 or the range
+ * wraps.
  * Threads: not while another thread registers or deregisters on the same session.
  */
 int vmferry_register(struct vmferry_session *session, void *base, uint64_t size, uint64_t address,

@@ -230,6 +230,7 @@ static int setup(struct vmferry_source *s)
 		return r;
 	atomic_store(&s->content_bytes, bytes);
 	/* All of it: chunks that are pinned may be larger than what they hold. */
+	transport.memory = 0;
 	for (unsigned int i = 0; i < s->vm.region_count; i++)
 		transport.memory += s->vm.regions[i].size;
 	r = vmferry_connect(s->uri, &transport, s->began_ns + limit, &s->session);

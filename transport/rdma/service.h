@@ -24,7 +24,7 @@ void rdma_poll_dry(struct rdma_session *session);
 
 struct rdma_trouble;
 
-/* What a session's thread is told of its devices. @session and @wake are set by whoever makes it; the rest is zero, and written by anybody. */
+/* What a session's thread is told of its devices. Whoever makes it sets @session and @wake; the rest is zero, and written by anybody. */
 struct rdma_alarm {
 	struct rdma_session *session;
 	int wake; /* eventfd, written to when there is trouble */
