@@ -99,25 +99,6 @@ static int write_one(uint64_t at, uint64_t length, uint64_t deadline)
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */
 
-/* The answer says so, also when it comes before the acknowledgement of the fence itself: nothing orders these two. */
-Test(rdma_lane, fence_answered__all_before_it_is_placed)
-{
-	setup(1);
-	cr_assert_eq(vmferry_prepare(remote, 0, SIZE), 0);
-	cr_assert_eq(write_one(0, PAGE, PATIENT), 1);
-	fence_all(1);
-	fake_hold_acks(rdma_lane_link(pair.source->lanes[0])->id->qp->qp_num);
-	cr_assert_eq(write_one(PAGE, PAGE, PATIENT), 1);
-	fence_all(2);
-	cr_expect_eq(stats_of(0).placed_bytes, 2 * PAGE);
-	/* What is behind the fence is not. */
-	cr_assert_eq(write_one(2 * PAGE, PAGE, PATIENT), 1);
-	cr_expect_eq(stats_of(0).placed_bytes, 2 * PAGE);
-	fake_hold_acks(0);
-	fence_all(3);
-	cr_expect_eq(stats_of(0).placed_bytes, 3 * PAGE);
-}
-
 #define SLICE (64 * PAGE)
 
 struct writer {
