@@ -11,8 +11,8 @@
  * LOCKS    rdma_registrar.lock is for all that is said to be under it. Whoever takes it may hold the lock of the session's table of
  *          memory, and nothing is taken under it. It is never held while a device or the peer is at work, nor over session_fail(), which
  *          takes it to wake those who wait.
- * ORDER    A chunk's regions and @pinned are written by who has set it to PINNING and are read by others once they have seen it READY: hence release
- *          and acquire. Lanes look at the state without the lock.
+ * ORDER    A chunk's regions and @pinned are written by who has set it to PINNING and are read by others once they have seen it READY:
+ *          hence release and acquire. Lanes look at the state without the lock.
  */
 #ifndef RDMA_CHUNK_H
 #define RDMA_CHUNK_H

@@ -16,8 +16,8 @@
 
 /*
  * 4.096 us << 13 is 34 ms; with six tries more a dead link is noticed in a quarter of a second. A device may stretch that to four times as
- * much (InfiniBand 9.7.6.1.3), and soft-RoCE of Linux 6.12 to nearly three times: still within the second. Seven tries more would be for
- * ever with soft-RoCE.
+ * much (InfiniBand 9.7.6.1.3), which is still within the second; soft-RoCE of Linux 6.12, which at each try sends up to 128 packets again,
+ * took 1.8 s on an emulated processor. Seven tries more would be for ever with soft-RoCE.
  */
 #define ACK_TIMEOUT 13
 #define RETRIES	    6
