@@ -337,7 +337,7 @@ int message_unexpected(const char *who, const struct vmferry_message *message, c
 
 const char *failure_text(const struct vmferry_session *session, int error)
 {
-	const char *text = vmferry_session_failure(session);
+	const char *text = session != NULL ? vmferry_session_failure(session) : "";
 
 	return text[0] != '\0' ? text : strerror(-error);
 }

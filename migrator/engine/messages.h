@@ -170,7 +170,7 @@ void message_text(const struct vmferry_message *message, char *text, size_t size
 int message_unexpected(const char *who, const struct vmferry_message *message,
 		       const char *expected);
 
-/* For a report: what the session says of its failure, or else what the error means. */
+/* For a report: what the session, if there is one, says of its failure, or else what the error means. */
 const char *failure_text(const struct vmferry_session *session, int error);
 
 #endif

@@ -529,8 +529,7 @@ static void conclude(struct vmferry_source *s, int r)
 	uint64_t one = 1;
 
 	if (last == VMFERRY_CANCELLED || last == VMFERRY_FAILED) {
-		source_because(s, "%s",
-			       s->session != NULL ? failure_text(s->session, r) : strerror(-r));
+		source_because(s, "%s", failure_text(s->session, r));
 		resume_guest(s);
 		say_abort(s);
 	}
