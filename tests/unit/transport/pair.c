@@ -64,6 +64,20 @@ void pair_open(struct pair *pair, unsigned int lanes)
 	pair_open_with(pair, &o);
 }
 
+void pair_open_rdma(struct pair *pair, unsigned int lanes)
+{
+	struct vmferry_transport_options o = {
+		.size = sizeof(o),
+		.transport = VMFERRY_TRANSPORT_RDMA,
+		.lanes = lanes,
+		.insecure = true,
+		.rails = {"10.99.0.1"},
+		.rail_count = 1,
+	};
+
+	pair_open_with(pair, &o);
+}
+
 void pair_close(struct pair *pair)
 {
 	vmferry_session_close(&pair->source);

@@ -24,6 +24,9 @@ void pair_open(struct pair *pair, unsigned int lanes);
 
 /* The same with the given options, of both ends. */
 void pair_open_with(struct pair *pair, const struct vmferry_transport_options *options);
+
+/* The same over RDMA, by the first of the fake devices. */
+void pair_open_rdma(struct pair *pair, unsigned int lanes);
 void pair_close(struct pair *pair);
 
 /* A vmferry_accept() in a thread of its own. */

@@ -21,17 +21,8 @@ static struct pair pair;
 
 static void setup(void)
 {
-	struct vmferry_transport_options o = {
-		.size = sizeof(o),
-		.transport = VMFERRY_TRANSPORT_RDMA,
-		.lanes = 1,
-		.insecure = true,
-		.rails = {"10.99.0.1"},
-		.rail_count = 1,
-	};
-
 	log_keep();
-	pair_open_with(&pair, &o);
+	pair_open_rdma(&pair, 1);
 }
 
 /* However a test ended: no fragment found the other side without a receive, no queue was too short, and nothing is left. */

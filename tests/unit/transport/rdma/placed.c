@@ -16,17 +16,8 @@ static struct vmferry_memory *local, *remote;
 
 static void setup(void)
 {
-	struct vmferry_transport_options o = {
-		.size = sizeof(o),
-		.transport = VMFERRY_TRANSPORT_RDMA,
-		.lanes = 1,
-		.insecure = true,
-		.rails = {"10.99.0.1"},
-		.rail_count = 1,
-	};
-
 	log_keep();
-	pair_open_with(&pair, &o);
+	pair_open_rdma(&pair, 1);
 	from = pages_new(PAGES * PAGE, 1);
 	to = pages_new(PAGES * PAGE, 0);
 	cr_assert_eq(

@@ -15,24 +15,10 @@
 
 static struct pair pair;
 
-static void open_pair(struct pair *p)
-{
-	struct vmferry_transport_options o = {
-		.size = sizeof(o),
-		.transport = VMFERRY_TRANSPORT_RDMA,
-		.lanes = 2,
-		.insecure = true,
-		.rails = {"10.99.0.1"},
-		.rail_count = 1,
-	};
-
-	pair_open_with(p, &o);
-}
-
 static void setup(void)
 {
 	log_keep();
-	open_pair(&pair);
+	pair_open_rdma(&pair, 2);
 }
 
 static void teardown(void)
@@ -292,7 +278,7 @@ Test(service, device_fails__all_sessions_over)
 {
 	struct pair other;
 
-	open_pair(&other);
+	pair_open_rdma(&other, 2);
 	fake_async(0, IBV_EVENT_DEVICE_FATAL);
 	expect_failure(pair.source);
 	expect_failure(pair.destination);
@@ -362,7 +348,7 @@ Test(service, queue_pair_fails__its_session_over_and_no_other)
 	struct pair other;
 
 	for (int round = 0; round < 10; round++) {
-		open_pair(&other);
+		pair_open_rdma(&other, 2);
 		fake_qp_fatal(round % 2 == 0 ? mailbox_qp(other.source)
 					     : lane_qp(other.destination, 1));
 		expect_failure(round % 2 == 0 ? other.source : other.destination);
@@ -377,7 +363,7 @@ Test(service, session_closed_while_its_device_fails__no_crash)
 	struct pair other;
 
 	for (int round = 0; round < 20; round++) {
-		open_pair(&other);
+		pair_open_rdma(&other, 2);
 		fake_qp_fatal(mailbox_qp(other.destination));
 		fake_qp_fatal(lane_qp(other.source, 0));
 		pair_close(&other);
