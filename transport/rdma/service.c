@@ -59,6 +59,7 @@ struct rdma_service {
 	int wake;	  /* eventfd; any thread writes to it */
 	atomic_bool stop; /* set by the one who joins */
 	bool armed;	  /* every completion queue will make an event for what comes next */
+	bool deaf;	  /* and there is a hurry, in which nobody shall be woken by it */
 	bool more;	  /* the last polling found something, and there may be more */
 	bool over;	  /* the session has ended, and what the peer had said was heard */
 	uint64_t beat;	  /* when the next one is due */
@@ -320,6 +321,18 @@ static int watch(struct rdma_service *s, int fd, uint64_t which)
 	return errno == EEXIST ? 0 : -errno;
 }
 
+static int watch_completions(struct rdma_service *s)
+{
+	const struct rdma_session *session = s->session;
+	int ret = 0;
+
+	for (unsigned int i = 0; ret == 0 && i < session->rail_count; i++) {
+		if (session->rails[i] != NULL)
+			ret = watch(s, session->rails[i]->channel->fd, tag(WATCH_COMPLETIONS, i));
+	}
+	return ret;
+}
+
 static int watch_rails(struct rdma_service *s)
 {
 	struct rdma_session *session = s->session;
@@ -334,10 +347,8 @@ static int watch_rails(struct rdma_service *s)
 		if (fcntl(rail->context->async_fd, F_SETFL, O_NONBLOCK) < 0)
 			return -errno;
 		ret = watch(s, rail->context->async_fd, tag(WATCH_ASYNC, i));
-		if (ret == 0)
-			ret = watch(s, rail->channel->fd, tag(WATCH_COMPLETIONS, i));
 	}
-	return ret;
+	return ret < 0 ? ret : watch_completions(s);
 }
 
 static int watch_all(struct rdma_service *s)
@@ -358,6 +369,29 @@ static int watch_all(struct rdma_service *s)
 static void unwatch(struct rdma_service *s, int fd)
 {
 	epoll_ctl(s->epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
+/*
+ * Queues that were armed before a hurry make an event each in it, and the processor is wanted by others. Taken out altogether: a
+ * channel wakes whoever has it in his epoll set, for whatever events.
+ */
+static void heed_hurry(struct rdma_service *s)
+{
+	bool deaf = rdma_in_hurry(s->session, vmferry_now());
+	int ret = 0;
+
+	if (deaf == s->deaf)
+		return;
+	s->deaf = deaf;
+	if (!deaf)
+		ret = watch_completions(s);
+	for (unsigned int i = 0; deaf && i < s->session->rail_count; i++) {
+		if (s->session->rails[i] != NULL)
+			unwatch(s, s->session->rails[i]->channel->fd);
+	}
+	if (ret < 0)
+		session_fail(session_of(s), -EIO, "completions cannot be waited for: %s",
+			     strerror(-ret));
 }
 
 /* All that came was taken in: who waits for a fence that did not come waits in vain. */
@@ -414,7 +448,10 @@ static uint64_t next_turn(const struct rdma_service *s)
 static void turn(struct rdma_service *s)
 {
 	struct epoll_event events[EVENTS_AT_ONCE];
-	int n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, deadline_poll_ms(next_turn(s)));
+	int n;
+
+	heed_hurry(s);
+	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, deadline_poll_ms(next_turn(s)));
 
 	for (int i = 0; i < n; i++)
 		attend(s, events[i].data.u64);
