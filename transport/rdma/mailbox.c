@@ -37,6 +37,11 @@
 #define INLINE_BYTES 220u
 #define SIGNAL_EVERY 8u
 #define BATCH	     16
+/*
+ * Memory for a message that is made and touched before there is a hurry. Shorter ones than a page find theirs where others were freed.
+ */
+#define SPARE_BYTES 65536u
+#define SPARE_LEAST 4096u
 /* A fragment's way and back takes about that long; sleeping costs more. */
 #define SPIN_NS (20 * NS_PER_US)
 
@@ -46,6 +51,8 @@ struct rdma_mailbox {
 	/* SLOTS of SLOT_BYTES in each direction; page-aligned, and in no page with anything else. */
 	uint8_t *receives;
 	uint8_t *sends;
+	void *_Atomic
+		spare; /* SPARE_BYTES for the first long message of a hurry, or NULL; any thread */
 	struct ibv_mr *receives_mr;
 	struct ibv_mr *sends_mr;
 
@@ -134,6 +141,7 @@ static void mailbox_free(struct rdma_mailbox *m)
 		ibv_dereg_mr(m->sends_mr);
 	munmap(m->receives, 2 * ALL_BYTES);
 	vmferry_message_free(&m->message);
+	free(m->spare);
 	pthread_cond_destroy(&m->moved);
 	pthread_mutex_destroy(&m->lock);
 	free(m);
@@ -401,12 +409,33 @@ static int parse(struct rdma_mailbox *m, const uint8_t *slot, uint32_t length, s
 	return 0;
 }
 
+/* Without memory it is none the worse. Not under poll_lock: who polls may be at it for long. */
+void rdma_mailbox_prepare(struct rdma_session *session)
+{
+	struct rdma_mailbox *m = session->mailbox;
+	void *spare = m == NULL ? NULL : malloc(SPARE_BYTES);
+
+	if (spare == NULL)
+		return;
+	memset(spare, 0, SPARE_BYTES);
+	free(atomic_exchange(&m->spare, spare));
+}
+
+static void *message_memory(struct rdma_mailbox *m, uint32_t length)
+{
+	void *spare = NULL;
+
+	if (length >= SPARE_LEAST && length <= SPARE_BYTES)
+		spare = atomic_exchange(&m->spare, NULL);
+	return spare != NULL ? spare : malloc(length);
+}
+
 static int begin_message(struct rdma_mailbox *m, const struct fragment *f)
 {
 	m->message = (struct vmferry_message){.type = f->type, .length = f->total};
 	m->have = 0;
 	if (f->total > 0) {
-		m->message.data = malloc(f->total);
+		m->message.data = message_memory(m, f->total);
 		if (m->message.data == NULL)
 			return session_fail(m->session->session, -ENOMEM,
 					    "mailbox: no memory for a message of %u bytes",

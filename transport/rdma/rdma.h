@@ -258,6 +258,8 @@ int rdma_mailbox_poll(struct rdma_session *session);
 /* What was sent has been acknowledged by the peer's NIC, or @deadline has passed, or the session has failed otherwise. */
 void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
 void rdma_mailbox_wake(struct rdma_session *session);
+/* Before a hurry: what the next long message needs is made ready. */
+void rdma_mailbox_prepare(struct rdma_session *session);
 void rdma_mailbox_free(struct rdma_session *session);
 
 /* ---- service.c, poll.c --------------------------------------------------------------------------------------- */

@@ -586,6 +586,8 @@ void rdma_hurry(struct vmferry_session *session, uint64_t until)
 {
 	struct rdma_session *s = rdma_session_of(session);
 
+	if (until > vmferry_now())
+		rdma_mailbox_prepare(s);
 	atomic_store_explicit(&s->hurry_until, until, memory_order_relaxed);
 	/* Who sleeps already shall poll from now on. */
 	rdma_service_wake(s);

@@ -297,6 +297,22 @@ Test(mailbox, words_not_taken_when_the_end_is_seen__heard_before_it)
 	cr_expect_eq(vmferry_recv(pair.destination, &m, PATIENT), -ECONNRESET);
 }
 
+/* The first long one finds its memory ready; what is as long as that, longer, or comes second is not different for who takes it. */
+Test(mailbox, long_messages_in_a_hurry__whole)
+{
+	static const size_t lengths[] = {4095, 65536, 4096, 65537, 20000};
+	static uint8_t bytes[65537];
+
+	fill_random(bytes, sizeof(bytes), 3);
+	for (int i = 0; i < 2; i++) {
+		vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+		for (unsigned int n = 0; n < 5; n++)
+			cr_assert_eq(send_to(pair.source, n + 1, bytes, lengths[n]), 0);
+		for (unsigned int n = 0; n < 5; n++)
+			expect(pair.destination, n + 1, bytes, lengths[n]);
+	}
+}
+
 Test(mailbox, device_loses_the_connection__econnreset)
 {
 	struct fake_match mailbox = {
