@@ -340,7 +340,9 @@ int vcpu_create(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 		vmm_error("vcpu %u: kvm cannot create it: %s", vcpu->index, strerror(-err));
 		return err;
 	}
-	run = mmap(NULL, vcpu->vmm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	/* Present from the beginning: else the first exits of a guest that has arrived wait for page faults. */
+	run = mmap(NULL, vcpu->vmm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+		   vcpu->fd, 0);
 	if (run == MAP_FAILED) {
 		err = -errno;
 		vmm_error("vcpu %u: cannot map its run area: %s", vcpu->index, strerror(-err));
