@@ -79,6 +79,11 @@ int vmferry_blob_append(struct vmferry_blob *blob, const void *data, size_t leng
 	return 0;
 }
 
+void vmferry_blob_clear(struct vmferry_blob *blob)
+{
+	blob->size = 0;
+}
+
 const void *vmferry_blob_data(const struct vmferry_blob *blob)
 {
 	return blob->data;

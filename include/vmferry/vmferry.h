@@ -61,7 +61,10 @@ void vmferry_blob_free(struct vmferry_blob **blob);
 /* Appends a copy of @length bytes. -ENOMEM leaves the blob as it was. */
 int vmferry_blob_append(struct vmferry_blob *blob, const void *data, size_t length);
 
-/* The bytes and their number; the pointer is valid until the next append or free. */
+/* Empties it. Its memory is kept for what is appended next, so that this needs none that was never touched. */
+void vmferry_blob_clear(struct vmferry_blob *blob);
+
+/* The bytes and their number; the pointer is valid until the next append, clear or free. */
 const void *vmferry_blob_data(const struct vmferry_blob *blob);
 size_t vmferry_blob_size(const struct vmferry_blob *blob);
 

@@ -96,6 +96,8 @@ struct vmferry_source {
 	uint64_t pong_ns;      /* last sign of life */
 	uint64_t rehearsed_ns; /* when the last rehearsal was */
 	uint32_t rehearsals;
+	struct vmferry_blob
+		*state;	 /* of the last save, its memory kept from the first rehearsal on */
 	uint32_t fence;	 /* the last that was set or asked for */
 	bool marking;	 /* --verify: lanes are setting @fence */
 	bool hash_asked; /* --verify: HASH was said and HASHED has not come */

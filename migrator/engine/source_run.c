@@ -383,20 +383,20 @@ static int rehearse_here(struct vmferry_source *s, struct vmferry_blob *state)
 
 int source_rehearse(struct vmferry_source *s)
 {
-	struct vmferry_blob *state = NULL;
 	struct vmferry_message m;
-	int r = vmferry_blob_new(&state);
+	int r = s->state == NULL ? vmferry_blob_new(&s->state) : 0;
 
 	if (r < 0)
 		return r;
-	r = rehearse_here(s, state);
+	vmferry_blob_clear(s->state);
+	r = rehearse_here(s, s->state);
 	if (r < 0)
 		source_because(s, "the VM could not be paused and saved for trial: %s",
 			       strerror(-r));
 	else
-		r = message_send(s->session, VMFERRY_CONTROL, MESSAGE_REHEARSE, &state,
+		r = vmferry_send(s->session, VMFERRY_CONTROL, MESSAGE_REHEARSE,
+				 vmferry_blob_data(s->state), vmferry_blob_size(s->state),
 				 vmferry_now() + REHEARSED_NS);
-	vmferry_blob_free(&state);
 	r = r < 0 ? r : source_expect(s, MESSAGE_REHEARSED, vmferry_now() + REHEARSED_NS, &m);
 	if (r < 0)
 		return r;
@@ -506,6 +506,7 @@ static void tear_down(struct vmferry_source *s)
 	vmferry_session_close(&s->session);
 	hash_table_free(&s->hashes);
 	s->cpu_ns = thread_cpu_ns();
+	vmferry_blob_free(&s->state);
 }
 
 static enum vmferry_phase final_phase(int r)

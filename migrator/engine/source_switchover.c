@@ -76,18 +76,19 @@ static int pause_guest(struct vmferry_source *s)
  * The lanes send what the first harvest finds while the state is saved. Saving may itself write guest memory, by KVM or by a
  * device: that is what the second harvest is for.
  */
-static int collect(struct vmferry_source *s, struct vmferry_blob *state)
+static int collect(struct vmferry_source *s)
 {
 	uint64_t before = atomic_load(&s->harvester.pages);
 	int r = harvester_now(&s->harvester);
 
 	s->at.harvested = vmferry_now();
 	if (r == 0) {
-		r = s->ops.save(s->ctx, state);
+		vmferry_blob_clear(s->state);
+		r = s->ops.save(s->ctx, s->state);
 		if (r < 0)
 			source_because(s, "the VM's state could not be saved: %s", strerror(-r));
 	}
-	s->state_bytes = vmferry_blob_size(state);
+	s->state_bytes = vmferry_blob_size(s->state);
 	if (r == 0)
 		r = harvester_now(&s->harvester);
 	s->at.saved = vmferry_now();
@@ -129,15 +130,14 @@ static int send_resent(struct vmferry_source *s, uint64_t deadline)
 
 static int send_everything(struct vmferry_source *s, uint64_t deadline)
 {
-	struct vmferry_blob *state = NULL;
-	int r = vmferry_blob_new(&state);
+	int r = collect(s);
 
-	r = r < 0 ? r : collect(s, state);
 	if (r == 0 && s->options.verify)
 		r = send_resent(s, deadline);
 	if (r == 0)
-		r = message_send(s->session, VMFERRY_MAILBOX, MESSAGE_STATE, &state, deadline);
-	vmferry_blob_free(&state);
+		r = vmferry_send(s->session, VMFERRY_MAILBOX, MESSAGE_STATE,
+				 vmferry_blob_data(s->state), vmferry_blob_size(s->state),
+				 deadline);
 	s->at.state_sent = vmferry_now();
 	if (r == 0 && !s->options.verify)
 		r = wait_lanes(s, deadline);

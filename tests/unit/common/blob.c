@@ -72,6 +72,21 @@ Test(blob, append_large__one_step)
 	free(large);
 }
 
+Test(blob, clear__empty_and_its_memory_is_used_again)
+{
+	char before[100] = {1}, after[100] = {2};
+	const void *data;
+
+	cr_assert_eq(vmferry_blob_append(blob, before, sizeof(before)), 0);
+	data = vmferry_blob_data(blob);
+	vmferry_blob_clear(blob);
+	cr_assert_eq(vmferry_blob_size(blob), 0);
+	cr_assert_eq(vmferry_blob_append(blob, after, sizeof(after)), 0);
+	cr_assert_eq(vmferry_blob_size(blob), sizeof(after));
+	cr_assert_eq(vmferry_blob_data(blob), data);
+	cr_assert_eq(memcmp(data, after, sizeof(after)), 0);
+}
+
 Test(blob, append_impossible_length__enomem_and_unchanged)
 {
 	cr_assert_eq(vmferry_blob_append(blob, "abc", 3), 0);
