@@ -31,7 +31,8 @@ static void answer_query(struct vmferry_destination *d, struct vmferry_session *
 		return;
 	}
 	owner = owner_query(&d->owners, m->data);
-	message_send_number(session, MESSAGE_ANSWER, owner, vmferry_now() + ANSWER_NS);
+	message_send_number(session, VMFERRY_CONTROL, MESSAGE_ANSWER, owner,
+			    vmferry_now() + ANSWER_NS);
 }
 
 static bool has_guest(const struct vmferry_destination *d)

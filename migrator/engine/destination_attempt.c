@@ -251,7 +251,7 @@ static int rehearse(struct vmferry_destination *d, const struct vmferry_message 
 		because(a, "the state could not be loaded for trial: %s", strerror(-r));
 		return r;
 	}
-	return message_send_number(a->session, MESSAGE_REHEARSED, a->rehearse_ns,
+	return message_send_number(a->session, VMFERRY_CONTROL, MESSAGE_REHEARSED, a->rehearse_ns,
 				   vmferry_now() + REPLY_NS);
 }
 
@@ -279,7 +279,7 @@ static int arm(struct attempt *a, const struct vmferry_message *m)
 	/* Every page that holds anything has come: populating on would only take the blackout's CPUs. */
 	populate_stop(a->populate);
 	vmferry_session_hurry(a->session, vmferry_now() + HURRY_NS);
-	return reply(a, VMFERRY_CONTROL, MESSAGE_ARMED);
+	return reply(a, VMFERRY_MAILBOX, MESSAGE_ARMED);
 }
 
 static int take_message(struct vmferry_destination *d, struct vmferry_message *m)
@@ -288,7 +288,8 @@ static int take_message(struct vmferry_destination *d, struct vmferry_message *m
 
 	switch (m->type) {
 	case MESSAGE_PING:
-		return message_send_number(a->session, MESSAGE_PONG, 0, vmferry_now() + REPLY_NS);
+		return message_send_number(a->session, VMFERRY_CONTROL, MESSAGE_PONG, 0,
+					   vmferry_now() + REPLY_NS);
 	case MESSAGE_REHEARSE:
 		return rehearse(d, m);
 	case MESSAGE_HASH:
@@ -400,8 +401,6 @@ static int run(struct vmferry_destination *d)
 	r = d->ops.run(d->ctx);
 	a->times.go_ns = go - ready;
 	a->times.run_ns = vmferry_now() - go;
-	/* What is still to be said can wait; the processor is the guest's. */
-	vmferry_session_hurry(a->session, 0);
 	phase_enter(&d->phase, VMFERRY_RUNNING);
 	if (r < 0) {
 		log_error(
@@ -467,6 +466,8 @@ static void tell_source(struct vmferry_destination *d)
 		  : message_send(a->session, VMFERRY_MAILBOX, MESSAGE_RUNNING, &blob,
 				 vmferry_now() + REPLY_NS);
 	vmferry_blob_free(&blob);
+	/* What is still to be said can wait; the processor is the guest's. Not sooner: this wakes a thread. */
+	vmferry_session_hurry(a->session, 0);
 	keep_counts(a);
 	if (r == 0 && a->hasher != NULL)
 		r = verify_send_hashes(a->session, hasher_table(a->hasher),

@@ -146,8 +146,8 @@ static void *hasher_main(void *arg)
 	atomic_store(&h->result, r);
 	atomic_store(&h->done, true);
 	if (r == 0)
-		message_send_number(h->session, MESSAGE_HASHED, vmferry_now() - began,
-				    vmferry_now() + REPLY_NS);
+		message_send_number(h->session, VMFERRY_CONTROL, MESSAGE_HASHED,
+				    vmferry_now() - began, vmferry_now() + REPLY_NS);
 	return NULL;
 }
 

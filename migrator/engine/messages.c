@@ -305,13 +305,13 @@ int message_send(struct vmferry_session *session, enum vmferry_channel channel, 
 	return r;
 }
 
-int message_send_number(struct vmferry_session *session, uint32_t type, uint64_t number,
-			uint64_t deadline)
+int message_send_number(struct vmferry_session *session, enum vmferry_channel channel,
+			uint32_t type, uint64_t number, uint64_t deadline)
 {
 	uint8_t bytes[8];
 
 	wire_put_u64(bytes, number);
-	return vmferry_send(session, VMFERRY_CONTROL, type, bytes, sizeof(bytes), deadline);
+	return vmferry_send(session, channel, type, bytes, sizeof(bytes), deadline);
 }
 
 void message_text(const struct vmferry_message *message, char *text, size_t size)

@@ -160,8 +160,8 @@ int message_send(struct vmferry_session *session, enum vmferry_channel channel, 
 		 struct vmferry_blob **blob, uint64_t deadline);
 
 /* The same for a message that is one number. */
-int message_send_number(struct vmferry_session *session, uint32_t type, uint64_t number,
-			uint64_t deadline);
+int message_send_number(struct vmferry_session *session, enum vmferry_channel channel,
+			uint32_t type, uint64_t number, uint64_t deadline);
 
 /* The text of an ABORT, fit for logs and terminals: no control characters, cut to @size. */
 void message_text(const struct vmferry_message *message, char *text, size_t size);

@@ -147,7 +147,8 @@ static int ask_hash(struct vmferry_source *s)
 {
 	s->hash_asked = true;
 	s->hash_rounds++;
-	return message_send_number(s->session, MESSAGE_HASH, s->fence, vmferry_now() + NS_PER_S);
+	return message_send_number(s->session, VMFERRY_CONTROL, MESSAGE_HASH, s->fence,
+				   vmferry_now() + NS_PER_S);
 }
 
 /* The lanes have set the fence: name what was sent before it, to be hashed again. */

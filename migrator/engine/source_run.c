@@ -191,7 +191,7 @@ static int ping(struct vmferry_source *s)
 	if (s->ping_sent_ns != 0 || now - s->pong_ns < PING_EVERY_NS)
 		return 0;
 	s->ping_sent_ns = now;
-	return message_send_number(s->session, MESSAGE_PING, now, now + PONG_NS);
+	return message_send_number(s->session, VMFERRY_CONTROL, MESSAGE_PING, now, now + PONG_NS);
 }
 
 int source_tick(struct vmferry_source *s)
@@ -338,7 +338,8 @@ static int measure_rtt(struct vmferry_source *s)
 {
 	for (int i = 0; i < PINGS_AT_CHECK; i++) {
 		uint64_t now = vmferry_now();
-		int r = message_send_number(s->session, MESSAGE_PING, now, now + PONG_NS);
+		int r = message_send_number(s->session, VMFERRY_CONTROL, MESSAGE_PING, now,
+					    now + PONG_NS);
 
 		s->ping_sent_ns = now;
 		while (r == 0 && s->ping_sent_ns != 0)

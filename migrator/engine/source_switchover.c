@@ -32,13 +32,15 @@ static void nap(uint64_t ns)
 	nanosleep(&ts, NULL);
 }
 
+/* Both ways as GO and READY will go: the first use of a road takes longer than the next. */
 static int arm(struct vmferry_source *s)
 {
 	struct vmferry_message m;
 	int r;
 
 	vmferry_session_hurry(s->session, vmferry_now() + HURRY_NS);
-	r = message_send_number(s->session, MESSAGE_ARM, ++s->fence, vmferry_now() + ARMED_NS);
+	r = message_send_number(s->session, VMFERRY_MAILBOX, MESSAGE_ARM, ++s->fence,
+				vmferry_now() + ARMED_NS);
 
 	r = r < 0 ? r : source_expect(s, MESSAGE_ARMED, vmferry_now() + ARMED_NS, &m);
 	if (r == 0)
