@@ -506,8 +506,8 @@ static void tear_down(struct vmferry_source *s)
 	guest_memory_deregister(&s->memory);
 	vmferry_session_close(&s->session);
 	hash_table_free(&s->hashes);
-	s->cpu_ns = thread_cpu_ns();
 	vmferry_blob_free(&s->state);
+	s->cpu_ns = thread_cpu_ns();
 }
 
 static enum vmferry_phase final_phase(int r)
@@ -525,8 +525,24 @@ static enum vmferry_phase final_phase(int r)
 	}
 }
 
-static void conclude(struct vmferry_source *s, int r)
+/* A callback may return whatever it likes; three errors say in a result what is only true if this side has made it so. */
+static int own_meaning(struct vmferry_source *s, int r)
 {
+	bool cancelled, committed;
+
+	pthread_mutex_lock(&s->lock);
+	cancelled = s->cancelled;
+	committed = s->committed;
+	pthread_mutex_unlock(&s->lock);
+	if ((r == -ECANCELED && !cancelled) || (r == -EINPROGRESS && !committed) ||
+	    (r == -EILSEQ && !committed))
+		return -EIO;
+	return r;
+}
+
+static void conclude(struct vmferry_source *s, int result)
+{
+	int r = own_meaning(s, result);
 	enum vmferry_phase last = final_phase(r);
 	uint64_t one = 1;
 

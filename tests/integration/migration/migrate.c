@@ -277,6 +277,20 @@ Test(migrate, save_fails__guest_runs_on)
 	assert_stayed(migrate(), -EIO);
 }
 
+/* In a result these say that somebody cancelled, that GO was said, and that the guest has moved. */
+Test(migrate, callbacks_fail_with_errors_of_another_meaning__failed_and_guest_runs_on)
+{
+	static const int errors[] = {-ECANCELED, -EINPROGRESS, -EILSEQ};
+
+	for (int i = 0; i < 3; i++) {
+		here.fail_save = errors[i];
+		assert_stayed(migrate(), -EIO);
+		cr_expect_eq(vmferry_source_phase(source), VMFERRY_FAILED);
+		fakevm_source_ops.pause(&here);
+		vmferry_source_free(&source);
+	}
+}
+
 Test(migrate, run_fails__is_owned_there_and_never_runs_here)
 {
 	there.fail_run = -EIO;
