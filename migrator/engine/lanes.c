@@ -17,6 +17,12 @@
 #define LANE_STUCK_NS	  (10 * NS_PER_S)
 #define IDLE_SLICE_NS	  (100 * NS_PER_MS)
 #define WORDS_PER_GRANULE (LANE_GRANULE / VMFERRY_PAGE_SIZE / MAP_WORD_PAGES)
+/*
+ * What one thread sends in less time than waking the others takes: half a MiB is 40 us at 100 Gb/s, and so is the walk through the map of
+ * 16 GiB.
+ */
+#define LITTLE_PAGES 128u
+#define LITTLE_WORDS (1ull << 16)
 
 static const uint8_t zero_page[VMFERRY_PAGE_SIZE];
 
@@ -53,7 +59,7 @@ static void wait_for_budget(struct lane *lane)
 static int write_all(struct lane *lane)
 {
 	struct lane_pool *pool = lane->pool;
-	uint64_t stuck = vmferry_now() + LANE_STUCK_NS;
+	uint64_t stuck = vmferry_now() + lane->patience_ns;
 	unsigned int done = 0;
 
 	while (done < lane->batch_count) {
@@ -67,14 +73,14 @@ static int write_all(struct lane *lane)
 		if (n == -EAGAIN && now < stuck)
 			continue;
 		if (n == -EAGAIN) {
-			log_error("lane %u: took nothing for %llu s: the destination hangs",
-				  lane->index, LANE_STUCK_NS / NS_PER_S);
+			log_error("lane %u: took nothing for %llu ms: the destination hangs",
+				  lane->index, (unsigned long long)(lane->patience_ns / NS_PER_MS));
 			return -ETIMEDOUT;
 		}
 		if (n < 0)
 			return n;
 		done += (unsigned int)n;
-		stuck = now + LANE_STUCK_NS;
+		stuck = now + lane->patience_ns;
 	}
 	return 0;
 }
@@ -285,16 +291,26 @@ static bool mark_wanted(const struct lane *lane, uint32_t fence)
 	return fence > atomic_load_explicit(&lane->counts.marked, memory_order_relaxed);
 }
 
-static void sleep_until_work(struct lane *lane, uint64_t generation)
+/* False when the lane was taken from this thread, and stays so until the end. */
+static bool sleep_until_work(struct lane *lane, uint64_t generation)
 {
 	struct lane_pool *pool = lane->pool;
 	struct timespec ts = deadline_timespec(vmferry_now() + IDLE_SLICE_NS);
+	bool mine;
 
+	/* Should it be taken, this is the last that is known. */
+	atomic_store_explicit(&lane->counts.cpu_ns, thread_cpu_ns(), memory_order_relaxed);
 	pthread_mutex_lock(&pool->lock);
+	lane->idle = true;
 	if (atomic_load(&pool->generation) == generation && !atomic_load(&pool->finish) &&
 	    !mark_wanted(lane, atomic_load(&pool->mark)) && !must_stop(pool))
 		pthread_cond_clockwait(&pool->work, &pool->lock, CLOCK_MONOTONIC, &ts);
+	while (pool->taken && !must_stop(pool))
+		pthread_cond_wait(&pool->work, &pool->lock);
+	mine = !pool->taken;
+	lane->idle = false;
 	pthread_mutex_unlock(&pool->lock);
+	return mine;
 }
 
 static int stream(struct lane *lane)
@@ -325,7 +341,8 @@ static int stream(struct lane *lane)
 			continue;
 		}
 		atomic_store_explicit(&lane->counts.seen, generation, memory_order_release);
-		sleep_until_work(lane, generation);
+		if (!sleep_until_work(lane, generation))
+			return 0;
 	}
 }
 
@@ -431,6 +448,7 @@ int lanes_start(struct lane_pool *pool)
 
 		lane->pool = pool;
 		lane->index = i;
+		lane->patience_ns = LANE_STUCK_NS;
 		atomic_fetch_add(&pool->running, 1);
 		r = pthread_create(&lane->thread, NULL, lane_main, lane);
 		if (r != 0) {
@@ -447,7 +465,9 @@ int lanes_start(struct lane_pool *pool)
 static void wake_all(struct lane_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
-	pthread_cond_broadcast(&pool->work);
+	/* Whom the lanes were taken from has nothing to do, and the processor may be wanted. */
+	if (!pool->taken || must_stop(pool))
+		pthread_cond_broadcast(&pool->work);
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -474,11 +494,75 @@ bool lanes_marked(const struct lane_pool *pool, uint32_t fence)
 	return true;
 }
 
-void lanes_finish(struct lane_pool *pool, uint32_t fence)
+/* ---- without the workers ------------------------------------------------------------------------------------ */
+
+static bool is_small(const struct dirty_map *map)
+{
+	uint64_t words = 0;
+
+	for (unsigned int i = 0; i < map->region_count; i++)
+		words += map->regions[i].words;
+	return words <= LITTLE_WORDS;
+}
+
+bool lanes_take(struct lane_pool *pool)
+{
+	bool idle = is_small(pool->map);
+
+	pthread_mutex_lock(&pool->lock);
+	for (unsigned int i = 0; idle && i < pool->lane_count; i++)
+		idle = pool->lanes[i].idle;
+	pool->taken = idle;
+	pthread_mutex_unlock(&pool->lock);
+	return idle;
+}
+
+static void give_back(struct lane_pool *pool)
+{
+	pthread_mutex_lock(&pool->lock);
+	pool->taken = false;
+	pthread_mutex_unlock(&pool->lock);
+	wake_all(pool);
+}
+
+static bool is_little(const struct lane_pool *pool)
+{
+	return dirty_map_count(pool->map) <= LITTLE_PAGES;
+}
+
+void lanes_review(struct lane_pool *pool)
+{
+	if (pool->taken && !is_little(pool))
+		give_back(pool);
+}
+
+/* The workers sleep: their lanes, and their words of the maps, are this thread's. The lock was between the two. */
+static int finish_here(struct lane_pool *pool, uint32_t fence, uint64_t deadline)
+{
+	uint64_t now = vmferry_now();
+	int r = 0;
+
+	for (unsigned int i = 0; r == 0 && i < pool->lane_count; i++) {
+		struct lane *lane = &pool->lanes[i];
+		bool sent;
+
+		lane->patience_ns = deadline > now ? deadline - now : 0;
+		r = sweep(lane, &sent);
+		r = r < 0 ? r : vmferry_lane_fence(pool->session, i, fence, deadline);
+	}
+	pool->finished_here = true;
+	return r;
+}
+
+int lanes_finish(struct lane_pool *pool, uint32_t fence, uint64_t deadline)
 {
 	atomic_store(&pool->last_fence, fence);
 	atomic_store_explicit(&pool->finish, true, memory_order_release);
+	lanes_review(pool);
+	if (pool->taken)
+		return finish_here(pool, fence, deadline);
 	wake_all(pool);
+	return 0;
 }
 
 int lanes_finished(struct lane_pool *pool, uint64_t deadline)
@@ -487,6 +571,8 @@ int lanes_finished(struct lane_pool *pool, uint64_t deadline)
 	bool all;
 	int r = 0;
 
+	if (pool->finished_here)
+		return lanes_error(pool);
 	pthread_mutex_lock(&pool->lock);
 	while (atomic_load_explicit(&pool->running, memory_order_acquire) > 0 && r == 0)
 		r = pthread_cond_clockwait(&pool->done, &pool->lock, CLOCK_MONOTONIC, &ts);

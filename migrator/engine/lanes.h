@@ -7,7 +7,10 @@
  *
  *   first pass -> fence 1, waited for -> sweeps, with a fence at each mark -> (lanes_finish) last sweep -> last fence
  *
- * OWNERSHIP  struct lane belongs to its worker but for the atomics; the pool's atomics are written by the control thread.
+ * Where little is left for the blackout, the last sweep and fence are the control thread's: waking threads takes longer than that.
+ *
+ * OWNERSHIP  struct lane belongs to its worker but for the atomics, and to the control thread while the pool is taken; the pool's
+ *            atomics are written by the control thread.
  */
 #ifndef ENGINE_LANES_H
 #define ENGINE_LANES_H
@@ -46,7 +49,9 @@ struct lane {
 	unsigned int index;
 	pthread_t thread;
 	bool started;
-	bool record; /* worker only: note what is sent in the pool's resent maps */
+	bool record;	      /* note what is sent in the pool's resent maps */
+	bool idle;	      /* under the pool's lock: the worker sleeps, or is about to */
+	uint64_t patience_ns; /* a destination that takes no bytes for this long hangs */
 	struct vmferry_write batch[LANE_BATCH];
 	unsigned int batch_count;
 	uint64_t batch_bytes;
@@ -78,6 +83,8 @@ struct lane_pool {
 	_Atomic bool stop;
 	_Atomic int error;	      /* first error of any lane */
 	_Atomic unsigned int running; /* workers that have not finished */
+	bool taken;		      /* under @lock, written by the control thread */
+	bool finished_here;	      /* control thread only */
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	pthread_cond_t done;
@@ -93,8 +100,20 @@ int lanes_start(struct lane_pool *pool);
 /* New bits were published: wakes idle workers. Any thread. */
 void lanes_wake(struct lane_pool *pool);
 
-/* No more bits will come: sweep what is left, then @fence. The bandwidth cap no longer holds. */
-void lanes_finish(struct lane_pool *pool, uint32_t fence);
+/*
+ * Before a blackout: takes the lanes from workers that are all idle, so that little can be sent without waking them. False when one is
+ * at work, or the guest is so large that looking through its map wants many.
+ */
+bool lanes_take(struct lane_pool *pool);
+
+/* The blackout has begun, and there may be more than a little: then the workers have their lanes back and begin at once. */
+void lanes_review(struct lane_pool *pool);
+
+/*
+ * No more bits will come: what is left is swept, then @fence. The bandwidth cap no longer holds. By the calling thread, or by the workers
+ * if lanes_take() was false or there is more than a little: then lanes_finished() waits for them. Control thread.
+ */
+int lanes_finish(struct lane_pool *pool, uint32_t fence, uint64_t deadline);
 
 /*
  * --verify: each worker sets @fence and moves what it has recorded as sent into @handed. When lanes_marked() says that all have,

@@ -54,7 +54,7 @@ static int drain(struct vmferry_source *s)
 	uint64_t end = vmferry_now() + DRAIN_NS;
 	int r = harvester_now(&s->harvester);
 
-	while (r == 0 && !lanes_idle(s->lanes) && vmferry_now() < end)
+	while (r == 0 && !(lanes_idle(s->lanes) && lanes_take(s->lanes)) && vmferry_now() < end)
 		nap(DRAIN_STEP_NS);
 	return r;
 }
@@ -74,16 +74,25 @@ static int pause_guest(struct vmferry_source *s)
 	return r;
 }
 
+static int last_pages(struct vmferry_source *s, int r)
+{
+	if (r < 0)
+		source_because(s, "the last pages could not be sent: %s",
+			       failure_text(s->session, r));
+	return r;
+}
+
 /*
  * The lanes send what the first harvest finds while the state is saved. Saving may itself write guest memory, by KVM or by a
  * device: that is what the second harvest is for.
  */
-static int collect(struct vmferry_source *s)
+static int collect(struct vmferry_source *s, uint64_t deadline)
 {
 	uint64_t before = atomic_load(&s->harvester.pages);
 	int r = harvester_now(&s->harvester);
 
 	s->at.harvested = vmferry_now();
+	lanes_review(s->lanes);
 	if (r == 0) {
 		vmferry_blob_clear(s->state);
 		r = s->ops.save(s->ctx, s->state);
@@ -95,9 +104,7 @@ static int collect(struct vmferry_source *s)
 		r = harvester_now(&s->harvester);
 	s->at.saved = vmferry_now();
 	s->residual_pages = atomic_load(&s->harvester.pages) - before;
-	if (r == 0)
-		lanes_finish(s->lanes, s->fence);
-	return r;
+	return r < 0 ? r : last_pages(s, lanes_finish(s->lanes, s->fence, deadline));
 }
 
 static int wait_lanes(struct vmferry_source *s, uint64_t deadline)
@@ -111,9 +118,7 @@ static int wait_lanes(struct vmferry_source *s, uint64_t deadline)
 		r = lanes_finished(s->lanes, vmferry_now() + SOURCE_TICK_NS);
 	} while (r == -ETIMEDOUT && vmferry_now() < deadline);
 	s->at.lanes_done = vmferry_now();
-	if (r < 0)
-		source_because(s, "the last pages could not be sent: %s", strerror(-r));
-	return r;
+	return last_pages(s, r);
 }
 
 /*
@@ -132,7 +137,7 @@ static int send_resent(struct vmferry_source *s, uint64_t deadline)
 
 static int send_everything(struct vmferry_source *s, uint64_t deadline)
 {
-	int r = collect(s);
+	int r = collect(s, deadline);
 
 	if (r == 0 && s->options.verify)
 		r = send_resent(s, deadline);
