@@ -10,13 +10,11 @@
 #include "common/log.h"
 #include "common/node.h"
 #include "messages.h"
+#include "sweep.h"
 
-/* A worker looks up from a full lane this often, to see whether it shall stop. */
-#define LANE_SLICE_NS (20 * NS_PER_MS)
 /* No bytes taken for this long: the peer hangs. */
-#define LANE_STUCK_NS	  (10 * NS_PER_S)
-#define IDLE_SLICE_NS	  (100 * NS_PER_MS)
-#define WORDS_PER_GRANULE (LANE_GRANULE / VMFERRY_PAGE_SIZE / MAP_WORD_PAGES)
+#define LANE_STUCK_NS (10 * NS_PER_S)
+#define IDLE_SLICE_NS (100 * NS_PER_MS)
 /*
  * What one thread sends in less time than waking the others takes: half a MiB is 40 us at 100 Gb/s, and so is the walk through the map of
  * 16 GiB.
@@ -24,226 +22,12 @@
 #define LITTLE_PAGES 128u
 #define LITTLE_WORDS (1ull << 16)
 
-static const uint8_t zero_page[VMFERRY_PAGE_SIZE];
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	/* relaxed, one writer: a plain store would do but for readers of other threads. */
-	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
-
-	atomic_store_explicit(counter, old + n, memory_order_relaxed);
-}
-
-static bool must_stop(const struct lane_pool *pool)
-{
-	return atomic_load_explicit(&pool->stop, memory_order_acquire);
-}
-
-static void wait_for_budget(struct lane *lane)
-{
-	struct lane_pool *pool = lane->pool;
-	uint64_t when, now = vmferry_now();
-
-	if (atomic_load_explicit(&pool->finish, memory_order_acquire))
-		return;
-	when = pace_reserve(&pool->pace, lane->batch_bytes, now);
-	pthread_mutex_lock(&pool->lock);
-	while (when > vmferry_now() && !must_stop(pool) && !atomic_load(&pool->finish)) {
-		struct timespec ts = deadline_timespec(when);
-
-		pthread_cond_clockwait(&pool->work, &pool->lock, CLOCK_MONOTONIC, &ts);
-	}
-	pthread_mutex_unlock(&pool->lock);
-}
-
-static int write_all(struct lane *lane)
-{
-	struct lane_pool *pool = lane->pool;
-	uint64_t stuck = vmferry_now() + lane->patience_ns;
-	unsigned int done = 0;
-
-	while (done < lane->batch_count) {
-		uint64_t now = vmferry_now();
-		int n;
-
-		if (must_stop(pool))
-			return -ECANCELED;
-		n = vmferry_lane_write(pool->session, lane->index, lane->batch + done,
-				       lane->batch_count - done, now + LANE_SLICE_NS);
-		if (n == -EAGAIN && now < stuck)
-			continue;
-		if (n == -EAGAIN) {
-			log_error("lane %u: took nothing for %llu ms: the destination hangs",
-				  lane->index, (unsigned long long)(lane->patience_ns / NS_PER_MS));
-			return -ETIMEDOUT;
-		}
-		if (n < 0)
-			return n;
-		done += (unsigned int)n;
-		stuck = now + lane->patience_ns;
-	}
-	return 0;
-}
-
-static int flush(struct lane *lane)
-{
-	int r;
-
-	if (lane->batch_count == 0)
-		return 0;
-	wait_for_budget(lane);
-	r = write_all(lane);
-	if (r < 0)
-		return r;
-	count(&lane->counts.bytes, lane->batch_bytes);
-	count(&lane->counts.pages, lane->batch_bytes / VMFERRY_PAGE_SIZE);
-	lane->batch_count = 0;
-	lane->batch_bytes = 0;
-	return 0;
-}
-
-static bool joins_last(const struct lane *lane, const struct vmferry_memory *memory,
-		       uint64_t offset)
-{
-	const struct vmferry_write *last;
-
-	if (lane->batch_count == 0)
-		return false;
-	last = &lane->batch[lane->batch_count - 1];
-	return last->memory == memory && last->offset + last->length == offset;
-}
-
-static int add_page(struct lane *lane, unsigned int region, uint64_t page)
-{
-	struct lane_pool *pool = lane->pool;
-	struct vmferry_memory *memory = pool->memories[region];
-	uint64_t offset = page * VMFERRY_PAGE_SIZE;
-
-	if (joins_last(lane, memory, offset)) {
-		lane->batch[lane->batch_count - 1].length += VMFERRY_PAGE_SIZE;
-	} else {
-		lane->batch[lane->batch_count++] = (struct vmferry_write){
-			.memory = memory,
-			.offset = offset,
-			.address = pool->map->regions[region].region.address + offset,
-			.length = VMFERRY_PAGE_SIZE,
-		};
-	}
-	lane->batch_bytes += VMFERRY_PAGE_SIZE;
-	if (lane->batch_count == LANE_BATCH || lane->batch_bytes >= LANE_BATCH_BYTES)
-		return flush(lane);
-	return 0;
-}
-
-/*
- * The bits among @taken that need sending. The destination's memory starts as zeroes, so a zero page that was never sent
- * needs nothing; once sent, a page that has become zero is a write like any other.
- */
-static uint64_t without_fresh_zeroes(struct lane *lane, unsigned int region, uint64_t word,
-				     uint64_t taken)
-{
-	const uint8_t *base = lane->pool->map->regions[region].region.base;
-	uint64_t *sent = &lane->pool->sent[region][word];
-	uint64_t zeroes = 0;
-
-	for (uint64_t bits = taken & ~*sent; bits != 0; bits &= bits - 1) {
-		unsigned int bit = (unsigned int)__builtin_ctzll(bits);
-		const uint8_t *page = base + (word * MAP_WORD_PAGES + bit) * VMFERRY_PAGE_SIZE;
-
-		if (memcmp(page, zero_page, VMFERRY_PAGE_SIZE) == 0)
-			zeroes |= 1ull << bit;
-	}
-	count(&lane->counts.zero_pages, (uint64_t)__builtin_popcountll(zeroes));
-	*sent |= taken & ~zeroes;
-	return taken & ~zeroes;
-}
-
-static void record_resent(struct lane *lane, unsigned int region, uint64_t word, uint64_t bits)
-{
-	uint64_t *resent = &lane->pool->resent[region][word];
-
-	count(&lane->counts.resent_pages, (uint64_t)__builtin_popcountll(bits & ~*resent));
-	*resent |= bits;
-}
-
-static int sweep_word(struct lane *lane, unsigned int region, uint64_t word)
-{
-	struct dirty_region *r = &lane->pool->map->regions[region];
-	uint64_t bits = dirty_map_take(r, word, ~0ull);
-	int e = 0;
-
-	if (bits == 0)
-		return 0;
-	bits = without_fresh_zeroes(lane, region, word, bits);
-	if (lane->record)
-		record_resent(lane, region, word, bits);
-	for (; bits != 0 && e == 0; bits &= bits - 1)
-		e = add_page(lane, region, word * MAP_WORD_PAGES + (uint64_t)__builtin_ctzll(bits));
-	return e;
-}
-
-typedef int (*visit_fn)(struct lane *lane, unsigned int region, uint64_t word);
-
-/*
- * Granules are counted from the region's start, not from address 0: so that a map word never lies in two of them. Regions
- * start where the granule count of their predecessors ends, which spreads small regions over the lanes.
- */
-static int walk_region(struct lane *lane, unsigned int region, uint64_t first_granule,
-		       visit_fn visit)
-{
-	struct lane_pool *pool = lane->pool;
-	const struct dirty_region *r = &pool->map->regions[region];
-	uint64_t granules = (r->words + WORDS_PER_GRANULE - 1) / WORDS_PER_GRANULE;
-	uint64_t skew = first_granule % pool->lane_count;
-	uint64_t g = (lane->index + pool->lane_count - skew) % pool->lane_count;
-
-	for (; g < granules; g += pool->lane_count) {
-		uint64_t word = g * WORDS_PER_GRANULE;
-		uint64_t end = word + WORDS_PER_GRANULE;
-
-		for (; word < end && word < r->words; word++) {
-			int e = visit(lane, region, word);
-
-			if (e < 0)
-				return e;
-		}
-		if (must_stop(pool))
-			return -ECANCELED;
-	}
-	return 0;
-}
-
-/* All words of the map that are this lane's. */
-static int walk(struct lane *lane, visit_fn visit)
-{
-	uint64_t granule = 0;
-	int r = 0;
-
-	for (unsigned int i = 0; i < lane->pool->map->region_count && r == 0; i++) {
-		r = walk_region(lane, i, granule, visit);
-		granule += lane->pool->map->regions[i].region.size / LANE_GRANULE;
-	}
-	return r;
-}
-
-/* Sends everything that is dirty in this lane's granules; @sent tells whether there was anything. */
-static int sweep(struct lane *lane, bool *sent)
-{
-	uint64_t before = atomic_load_explicit(&lane->counts.pages, memory_order_relaxed);
-	int r = walk(lane, sweep_word);
-
-	if (r == 0)
-		r = flush(lane);
-	*sent = atomic_load_explicit(&lane->counts.pages, memory_order_relaxed) != before;
-	return r;
-}
-
 static int first_pass(struct lane *lane)
 {
 	struct lane_pool *pool = lane->pool;
 	uint64_t deadline;
 	bool sent;
-	int r = sweep(lane, &sent);
+	int r = lane_sweep(lane, &sent);
 
 	if (r < 0)
 		return r;
@@ -275,7 +59,7 @@ static int hand_word(struct lane *lane, unsigned int region, uint64_t word)
 static int mark(struct lane *lane, uint32_t fence)
 {
 	struct lane_pool *pool = lane->pool;
-	int r = walk(lane, hand_word);
+	int r = lane_walk(lane, hand_word);
 
 	if (r == 0)
 		r = vmferry_lane_fence(pool->session, lane->index, fence,
@@ -303,9 +87,9 @@ static bool sleep_until_work(struct lane *lane, uint64_t generation)
 	pthread_mutex_lock(&pool->lock);
 	lane->idle = true;
 	if (atomic_load(&pool->generation) == generation && !atomic_load(&pool->finish) &&
-	    !mark_wanted(lane, atomic_load(&pool->mark)) && !must_stop(pool))
+	    !mark_wanted(lane, atomic_load(&pool->mark)) && !lanes_must_stop(pool))
 		pthread_cond_clockwait(&pool->work, &pool->lock, CLOCK_MONOTONIC, &ts);
-	while (pool->taken && !must_stop(pool))
+	while (pool->taken && !lanes_must_stop(pool))
 		pthread_cond_wait(&pool->work, &pool->lock);
 	mine = !pool->taken;
 	lane->idle = false;
@@ -323,7 +107,7 @@ static int stream(struct lane *lane)
 		bool last = atomic_load_explicit(&pool->finish, memory_order_acquire);
 		uint32_t fence = atomic_load_explicit(&pool->mark, memory_order_acquire);
 		bool sent;
-		int r = sweep(lane, &sent);
+		int r = lane_sweep(lane, &sent);
 
 		if (r < 0)
 			return r;
@@ -337,7 +121,7 @@ static int stream(struct lane *lane)
 				return r;
 		}
 		if (sent) {
-			count(&lane->counts.sweeps, 1);
+			lane_count(&lane->counts.sweeps, 1);
 			continue;
 		}
 		atomic_store_explicit(&lane->counts.seen, generation, memory_order_release);
@@ -466,7 +250,7 @@ static void wake_all(struct lane_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
 	/* Whom the lanes were taken from has nothing to do, and the processor may be wanted. */
-	if (!pool->taken || must_stop(pool))
+	if (!pool->taken || lanes_must_stop(pool))
 		pthread_cond_broadcast(&pool->work);
 	pthread_mutex_unlock(&pool->lock);
 }
@@ -547,7 +331,7 @@ static int finish_here(struct lane_pool *pool, uint32_t fence, uint64_t deadline
 		bool sent;
 
 		lane->patience_ns = deadline > now ? deadline - now : 0;
-		r = sweep(lane, &sent);
+		r = lane_sweep(lane, &sent);
 		r = r < 0 ? r : vmferry_lane_fence(pool->session, i, fence, deadline);
 	}
 	pool->finished_here = true;
