@@ -30,7 +30,7 @@ struct vmferry_rdma_port {
 	uint32_t active_mtu; /* bytes of payload in a packet */
 	uint32_t max_mtu;
 	uint64_t bits_per_second;
-	uint32_t gids;	      /* addresses of RDMA's own */
+	uint32_t gids;	      /* addresses of RDMA's own, see vmferry_rdma_gids() */
 	int numa_node;	      /* -1: not known, or the host has only one */
 	bool odp;	      /* can write to memory that is not pinned */
 	uint32_t max_qp_wr;   /* work requests in a queue */
@@ -45,6 +45,27 @@ typedef void (*vmferry_rdma_port_fn)(void *ctx, const struct vmferry_rdma_port *
  * there were; -ENODEV without a device, -ENOSYS where the kernel has no RDMA at all: neither is logged. Any thread.
  */
 int vmferry_rdma_ports(vmferry_rdma_port_fn fn, void *ctx);
+
+/* An address of RDMA's own that a port has. Texts are empty where nothing is known, or there is no such thing. */
+struct vmferry_rdma_gid {
+	size_t size; /* sizeof(struct vmferry_rdma_gid) of the library; later versions append fields */
+	unsigned int index;	     /* in the port's table, as other programs take it too */
+	char gid[VMFERRY_RDMA_TEXT]; /* written as an IPv6 address */
+	char type
+		[VMFERRY_RDMA_TEXT]; /* "IB", "RoCE v1" or "RoCE v2"; a session over Ethernet needs one of v2 */
+	char netdev
+		[VMFERRY_RDMA_TEXT]; /* over Ethernet: the interface that it is of, which may be a VLAN */
+	char address
+		[VMFERRY_RDMA_TEXT]; /* over Ethernet: the interface's address that it stands for */
+};
+
+typedef void (*vmferry_rdma_gid_fn)(void *ctx, const struct vmferry_rdma_gid *gid);
+
+/*
+ * Calls @fn for every GID of a port that is in use, in the order of the table; the structure is only valid during the call. Returns
+ * how many there were; -ENODEV, not logged, if there is no such port. Any thread.
+ */
+int vmferry_rdma_gids(const char *device, unsigned int port, vmferry_rdma_gid_fn fn, void *ctx);
 
 struct vmferry_rdma_self_test {
 	size_t size;	    /* sizeof(struct vmferry_rdma_self_test), set by the caller */

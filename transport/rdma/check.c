@@ -91,3 +91,8 @@ int vmferry_rdma_ports(vmferry_rdma_port_fn fn, void *ctx)
 	ibv_free_device_list(list);
 	return found == 0 ? -ENODEV : found;
 }
+
+int vmferry_rdma_gids(const char *device, unsigned int port, vmferry_rdma_gid_fn fn, void *ctx)
+{
+	return rdma_sysfs_gids(RDMA_CLASS, device, port, fn, ctx);
+}

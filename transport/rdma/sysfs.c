@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <errno.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
@@ -57,47 +58,82 @@ static enum rank rank_of(const struct in6_addr *address)
 	return IN6_IS_ADDR_LINKLOCAL(address) ? RANK_LINK_LOCAL : RANK_IPV6;
 }
 
-/* An address of the interface @netdev; IPv4 in its mapped form. */
+/* An address of the interface @netdev as one writes it; IPv4 comes in its mapped form. */
+static void write_address(char text[VMFERRY_RDMA_TEXT], const struct in6_addr *address,
+			  const char *netdev)
+{
+	char plain[INET6_ADDRSTRLEN];
+	enum rank rank = rank_of(address);
+
+	if (rank == RANK_IPV4)
+		inet_ntop(AF_INET, &address->s6_addr[12], plain, sizeof(plain));
+	else
+		inet_ntop(AF_INET6, address, plain, sizeof(plain));
+	/* A link-local address means nothing without its interface. */
+	snprintf(text, VMFERRY_RDMA_TEXT, "%s%s%.*s", plain, rank == RANK_LINK_LOCAL ? "%" : "",
+		 rank == RANK_LINK_LOCAL ? IFNAMSIZ - 1 : 0, netdev);
+}
+
 static void offer(struct choice *choice, const struct in6_addr *address, const char *netdev)
 {
 	enum rank rank = rank_of(address);
-	char text[INET6_ADDRSTRLEN];
 
 	if (rank <= choice->rank)
 		return;
 	choice->rank = rank;
-	if (rank == RANK_IPV4)
-		inet_ntop(AF_INET, &address->s6_addr[12], text, sizeof(text));
-	else
-		inet_ntop(AF_INET6, address, text, sizeof(text));
 	snprintf(choice->netdev, sizeof(choice->netdev), "%s", netdev);
-	/* A link-local address means nothing without its interface. */
-	snprintf(choice->address, sizeof(choice->address), "%s%s%.*s", text,
-		 rank == RANK_LINK_LOCAL ? "%" : "", rank == RANK_LINK_LOCAL ? IFNAMSIZ - 1 : 0,
-		 netdev);
+	write_address(choice->address, address, netdev);
+}
+
+/* The kernel has one name for IB and RoCE v1, which are told apart by the link; before 4.5 it told nothing. */
+static void read_type(char type[VMFERRY_RDMA_TEXT], const char *class, const char *device,
+		      unsigned int port, unsigned int index)
+{
+	char link[VMFERRY_RDMA_TEXT];
+
+	if (read_text(type, "%s/%s/ports/%u/gid_attrs/types/%u", class, device, port, index) &&
+	    strcmp(type, "IB/RoCE v1") != 0)
+		return;
+	read_text(link, "%s/%s/ports/%u/link_layer", class, device, port);
+	if (strcmp(link, "InfiniBand") == 0)
+		strcpy(type, "IB");
+	else if (type[0] != '\0')
+		strcpy(type, "RoCE v1");
+}
+
+int rdma_sysfs_gids(const char *class, const char *device, unsigned int port,
+		    vmferry_rdma_gid_fn fn, void *ctx)
+{
+	struct vmferry_rdma_gid gid = {.size = sizeof(gid)};
+	char text[VMFERRY_RDMA_TEXT];
+	struct in6_addr address;
+	int found = 0;
+
+	for (; gid.index < GIDS_MAX; gid.index++) {
+		if (!read_text(text, "%s/%s/ports/%u/gids/%u", class, device, port, gid.index))
+			break;
+		if (inet_pton(AF_INET6, text, &address) != 1 || IN6_IS_ADDR_UNSPECIFIED(&address))
+			continue;
+		inet_ntop(AF_INET6, &address, gid.gid, sizeof(gid.gid));
+		read_type(gid.type, class, device, port, gid.index);
+		gid.address[0] = '\0';
+		if (read_text(gid.netdev, "%s/%s/ports/%u/gid_attrs/ndevs/%u", class, device, port,
+			      gid.index))
+			write_address(gid.address, &address, gid.netdev);
+		fn(ctx, &gid);
+		found++;
+	}
+	return gid.index == 0 ? -ENODEV : found;
 }
 
 /* Over RoCE the GIDs are the addresses: those of version 1 cannot be routed, and rdma_cm does not choose them by default. */
-static void look_at_gids(const char *class, struct vmferry_rdma_port *port, struct choice *choice)
+static void offer_gid(void *ctx, const struct vmferry_rdma_gid *gid)
 {
-	char netdev[VMFERRY_RDMA_TEXT];
-	char type[VMFERRY_RDMA_TEXT];
-	char text[VMFERRY_RDMA_TEXT];
-	struct in6_addr gid;
+	struct in6_addr address;
 
-	for (unsigned int i = 0; i < GIDS_MAX; i++) {
-		if (!read_text(text, "%s/%s/ports/%u/gids/%u", class, port->device, port->port, i))
-			return;
-		if (inet_pton(AF_INET6, text, &gid) != 1 || IN6_IS_ADDR_UNSPECIFIED(&gid))
-			continue;
-		port->gids++;
-		if (read_text(type, "%s/%s/ports/%u/gid_attrs/types/%u", class, port->device,
-			      port->port, i) &&
-		    strcmp(type, "RoCE v2") == 0 &&
-		    read_text(netdev, "%s/%s/ports/%u/gid_attrs/ndevs/%u", class, port->device,
-			      port->port, i))
-			offer(choice, &gid, netdev);
-	}
+	if (strcmp(gid->type, "RoCE v2") == 0 && gid->netdev[0] != '\0' &&
+	    inet_pton(AF_INET6, gid->gid, &address) == 1)
+		offer(ctx, &address, gid->netdev);
 }
 
 static void look_at_interface(const char *netdev, struct choice *choice)
@@ -151,8 +187,9 @@ static void find_address(const char *class, struct vmferry_rdma_port *port)
 {
 	char netdev[VMFERRY_RDMA_TEXT] = "";
 	struct choice choice = {0};
+	int gids = rdma_sysfs_gids(class, port->device, port->port, offer_gid, &choice);
 
-	look_at_gids(class, port, &choice);
+	port->gids = gids > 0 ? (uint32_t)gids : 0;
 	if (choice.rank == RANK_NONE &&
 	    !read_text(netdev, "%s/%s/ports/%u/gid_attrs/ndevs/0", class, port->device,
 		       port->port) &&

@@ -13,6 +13,10 @@
  */
 int rdma_sysfs_node(const char *class, const char *device);
 
+/* See vmferry_rdma_gids(); below @class. */
+int rdma_sysfs_gids(const char *class, const char *device, unsigned int port,
+		    vmferry_rdma_gid_fn fn, void *ctx);
+
 /* Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of @port->device, found below @class. */
 void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Ports as sysfs shows them, in a directory made to look like it: RoCE, soft-RoCE, InfiniBand, and things that are missing. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <ftw.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -98,6 +99,91 @@ Test(sysfs, roce__all_there)
 	cr_assert_eq(port.gids, 5);
 	cr_assert_str_eq(port.address, "10.0.0.2");
 	cr_assert_str_eq(port.netdev, "eth0.7");
+}
+
+struct gids {
+	struct vmferry_rdma_gid gid[8];
+	int count;
+};
+
+static void keep_gid(void *ctx, const struct vmferry_rdma_gid *gid)
+{
+	struct gids *gids = ctx;
+
+	cr_assert_lt(gids->count, 8);
+	cr_assert_eq(gid->size, sizeof(*gid));
+	gids->gid[gids->count++] = *gid;
+}
+
+static struct gids look_at_gids(void)
+{
+	struct gids gids = {.count = 0};
+
+	cr_assert_eq(rdma_sysfs_gids(class, "mlx5_0", 1, keep_gid, &gids), gids.count);
+	return gids;
+}
+
+static void assert_gid(const struct vmferry_rdma_gid *gid, unsigned int index, const char *text,
+		       const char *type, const char *netdev, const char *address)
+{
+	cr_assert_eq(gid->index, index);
+	cr_assert_str_eq(gid->gid, text);
+	cr_assert_str_eq(gid->type, type);
+	cr_assert_str_eq(gid->netdev, netdev);
+	cr_assert_str_eq(gid->address, address);
+}
+
+/* A place in the table that is not in use is not told, and does not shift those behind it. */
+Test(sysfs, gids_of_roce__index_type_interface_and_address)
+{
+	struct gids gids;
+
+	put("Ethernet", "mlx5_0/ports/1/link_layer");
+	put_gid(0, "fe80:0000:0000:0000:5054:00ff:fe12:3456", "IB/RoCE v1", "eth0");
+	put_gid(1, "fe80:0000:0000:0000:5054:00ff:fe12:3456", "RoCE v2", "eth0");
+	put_gid(2, "0000:0000:0000:0000:0000:0000:0000:0000", "", "");
+	put_gid(3, "0000:0000:0000:0000:0000:ffff:0a00:0002", "RoCE v2", "eth0.7");
+	put_gid(4, "fd00:0000:0000:0000:0000:0000:0000:0001", "RoCE v2", "eth0");
+	gids = look_at_gids();
+	cr_assert_eq(gids.count, 4);
+	assert_gid(&gids.gid[0], 0, "fe80::5054:ff:fe12:3456", "RoCE v1", "eth0",
+		   "fe80::5054:ff:fe12:3456%eth0");
+	assert_gid(&gids.gid[1], 1, "fe80::5054:ff:fe12:3456", "RoCE v2", "eth0",
+		   "fe80::5054:ff:fe12:3456%eth0");
+	assert_gid(&gids.gid[2], 3, "::ffff:10.0.0.2", "RoCE v2", "eth0.7", "10.0.0.2");
+	assert_gid(&gids.gid[3], 4, "fd00::1", "RoCE v2", "eth0", "fd00::1");
+}
+
+Test(sysfs, gids_of_infiniband__no_interface)
+{
+	struct gids gids;
+
+	put("InfiniBand", "mlx5_0/ports/1/link_layer");
+	put_gid(0, "fe80:0000:0000:0000:0002:c903:0000:1491", "IB/RoCE v1", "");
+	gids = look_at_gids();
+	cr_assert_eq(gids.count, 1);
+	assert_gid(&gids.gid[0], 0, "fe80::2:c903:0:1491", "IB", "", "");
+}
+
+/* Whoever may read the table but not what belongs to it. */
+Test(sysfs, gid_without_attributes__type_unknown)
+{
+	struct gids gids;
+
+	put("Ethernet", "mlx5_0/ports/1/link_layer");
+	put("fd00:0000:0000:0000:0000:0000:0000:0001", "mlx5_0/ports/1/gids/0");
+	gids = look_at_gids();
+	cr_assert_eq(gids.count, 1);
+	assert_gid(&gids.gid[0], 0, "fd00::1", "", "", "");
+}
+
+Test(sysfs, gids_of_no_port__no_device)
+{
+	struct gids gids = {.count = 0};
+
+	cr_assert_eq(rdma_sysfs_gids(class, "mlx5_0", 2, keep_gid, &gids), -ENODEV);
+	cr_assert_eq(vmferry_rdma_gids("nothing", 1, keep_gid, &gids), -ENODEV);
+	cr_assert_eq(gids.count, 0);
 }
 
 Test(sysfs, roce_of_ipv6__global_before_link_local)
