@@ -3,13 +3,17 @@
 #include "host_check.h"
 
 #include <linux/capability.h>
+#include <pwd.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "units.h"
+
+#define REMEDY_BYTES 320
 
 /* CAP_IPC_LOCK lifts the limit for memory regions too, not only for mlock(2). */
 static bool exempt(void)
@@ -28,15 +32,21 @@ static bool exempt(void)
 	return (effective >> CAP_IPC_LOCK & 1) != 0;
 }
 
+static void write_remedy(char *remedy, size_t size)
+{
+	const struct passwd *user = getpwuid(getuid());
+
+	snprintf(remedy, size,
+		 "allow the guest's memory times the number of rails, on both hosts: \"%s - "
+		 "memlock unlimited\" in /etc/security/limits.conf and a new login, or "
+		 "LimitMEMLOCK=infinity in the systemd unit",
+		 user == NULL ? "USER" : user->pw_name);
+}
+
 void check_memlock(struct json_object *checks, bool rdma)
 {
-	struct check_item item = {
-		.name = "memlock limit",
-		.ok = true,
-		.remedy =
-			"allow the guest's memory times the number of rails, on both hosts: \"USER - "
-			"memlock unlimited\" in /etc/security/limits.conf and a new login, or "
-			"LimitMEMLOCK=infinity in the systemd unit"};
+	char remedy[REMEDY_BYTES];
+	struct check_item item = {.name = "memlock limit", .ok = true, .remedy = remedy};
 	char text[UNITS_TEXT_MAX];
 	struct rlimit limit;
 
@@ -52,6 +62,7 @@ void check_memlock(struct json_object *checks, bool rdma)
 		return;
 	}
 	item.ok = !rdma;
+	write_remedy(remedy, sizeof(remedy));
 	check_add(checks, &item,
 		  rdma ? "%s: RDMA moves no guest beyond it" : "%s; only RDMA needs more", text);
 }
