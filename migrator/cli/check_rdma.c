@@ -18,7 +18,7 @@
 #define CM_DEVICE    "/dev/infiniband/rdma_cm"
 #define MTU_GOOD     4096
 #define ETHERNET_MTU 4200 /* what leaves room for the headers of a packet of 4096 */
-#define NAME_BYTES   96
+#define NAME_BYTES   128
 #define REMEDY_BYTES 192
 #define TEST_NS	     (60 * NS_PER_S)
 
@@ -39,10 +39,24 @@ static void add_text(struct json_object *object, const char *name, const char *v
 	json_object_object_add(object, name, *value == '\0' ? NULL : json_object_new_string(value));
 }
 
-static struct json_object *port_to_json(const struct vmferry_rdma_port *port)
+static void add_gid(void *ctx, const struct vmferry_rdma_gid *gid)
 {
 	struct json_object *object = json_object_new_object();
 
+	add_u64(object, "index", gid->index);
+	add_text(object, "gid", gid->gid);
+	add_text(object, "type", gid->type);
+	add_text(object, "netdev", gid->netdev);
+	add_text(object, "address", gid->address);
+	json_object_array_add(ctx, object);
+}
+
+static struct json_object *port_to_json(const struct vmferry_rdma_port *port)
+{
+	struct json_object *object = json_object_new_object();
+	struct json_object *gids = json_object_new_array();
+
+	vmferry_rdma_gids(port->device, port->port, add_gid, gids);
 	add_text(object, "device", port->device);
 	add_u64(object, "port", port->port);
 	add_text(object, "error", port->error == 0 ? "" : strerror(-port->error));
@@ -53,7 +67,7 @@ static struct json_object *port_to_json(const struct vmferry_rdma_port *port)
 	add_u64(object, "active_mtu", port->active_mtu);
 	add_u64(object, "max_mtu", port->max_mtu);
 	add_u64(object, "bits_per_second", port->bits_per_second);
-	add_u64(object, "gids", port->gids);
+	json_object_object_add(object, "gids", gids);
 	json_object_object_add(object, "numa_node", json_object_new_int(port->numa_node));
 	json_object_object_add(object, "odp", json_object_new_boolean(port->odp));
 	add_u64(object, "max_qp_wr", port->max_qp_wr);
@@ -128,10 +142,36 @@ static void check_address(struct found *found, const struct vmferry_rdma_port *p
 
 	snprintf(remedy, sizeof(remedy), "ip address add ADDRESS/PREFIX dev %s", netdev);
 	if (item.ok)
-		check_add(found->checks, &item, "--rail %s, of %s, %u GID%s", port->address, netdev,
-			  port->gids, port->gids == 1 ? "" : "s");
+		check_add(found->checks, &item, "--rail %s, of %s", port->address, netdev);
 	else
 		check_add(found->checks, &item, "none that a rail could have");
+}
+
+struct gid_list {
+	struct found *found;
+	const struct vmferry_rdma_port *port;
+};
+
+static void check_gid(void *ctx, const struct vmferry_rdma_gid *gid)
+{
+	const struct gid_list *list = ctx;
+	char name[NAME_BYTES];
+	char what[32];
+	const struct check_item item = {.name = name, .ok = true};
+
+	snprintf(what, sizeof(what), " GID %u", gid->index);
+	name_of(list->port, what, name);
+	check_add(list->found->checks, &item, "%s, %s%s%s%s%s", gid->gid,
+		  *gid->type == '\0' ? "of unknown type" : gid->type,
+		  *gid->address == '\0' ? "" : ", of ", gid->address,
+		  *gid->netdev == '\0' ? "" : " at ", gid->netdev);
+}
+
+static void check_gids(struct found *found, const struct vmferry_rdma_port *port)
+{
+	struct gid_list list = {.found = found, .port = port};
+
+	vmferry_rdma_gids(port->device, port->port, check_gid, &list);
 }
 
 static void check_mtu(struct found *found, const struct vmferry_rdma_port *port)
@@ -187,6 +227,7 @@ static void check_port(void *ctx, const struct vmferry_rdma_port *port)
 	found->usable++;
 	check_link(found, port);
 	check_address(found, port);
+	check_gids(found, port);
 	check_mtu(found, port);
 	check_limits(found, port);
 }
