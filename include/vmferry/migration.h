@@ -287,7 +287,10 @@ int vmferry_destination_cancel(struct vmferry_destination *destination);
 
 enum vmferry_phase vmferry_destination_phase(const struct vmferry_destination *destination);
 
-/* The last attempt's report as a JSON object, malloc'ed, the caller frees it. -EBUSY while one runs. */
+/*
+ * The last attempt's report as a JSON object, malloc'ed, the caller frees it. -EBUSY while one runs. What this side does not know is
+ * null, as "placed_bytes" is over RDMA.
+ */
 int vmferry_destination_report(const struct vmferry_destination *destination, char **json);
 
 /*

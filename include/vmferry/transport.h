@@ -288,7 +288,8 @@ int vmferry_lane_fd(const struct vmferry_session *session, unsigned int lane);
 int vmferry_lane_numa_node(const struct vmferry_session *session, unsigned int lane);
 
 struct vmferry_lane_stats {
-	uint64_t bytes;	     /* payload given to the lane (source) or placed (destination) */
+	uint64_t
+		bytes; /* payload given to the lane (source) or placed (destination; 0 over RDMA, where nobody sees it) */
 	uint64_t wire_bytes; /* with framing */
 	uint64_t
 		placed_bytes; /* source: payload that the destination has said it placed; it says so now and then */

@@ -3,6 +3,7 @@
 #include "destination.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -164,8 +165,11 @@ static int one_attempt(struct vmferry_destination *d)
 	r = take_offer(d);
 	if (r < 0)
 		return r;
+	snprintf(d->attempt.transport_reason, sizeof(d->attempt.transport_reason), "%s",
+		 vmferry_session_transport_reason(d->attempt.session));
 	r = attempt_run(d);
 	d->attempt_result = r;
+	vmferry_registration_stats(d->attempt.session, &d->attempt.registration);
 	pthread_mutex_lock(&d->lock);
 	session = d->current;
 	d->current = NULL;

@@ -38,10 +38,12 @@ struct attempt {
 	uint64_t prepare_ns;
 	uint64_t populate_ns;
 	uint64_t rehearse_ns;
-	uint64_t placed_bytes;
+	uint64_t placed_bytes; /* 0 also where nobody here sees what is placed, as over RDMA */
 	uint64_t lanes_cpu_ns;
 	unsigned int lanes;
 	const char *transport;
+	char transport_reason[200];
+	struct vmferry_registration_stats registration;
 	char reason[512];
 };
 

@@ -19,6 +19,26 @@ static const char *result_text(const struct vmferry_destination *d)
 	}
 }
 
+static void add_transport(const struct attempt *a, struct report *top)
+{
+	struct report registration;
+
+	report_string(top, "transport", a->transport);
+	report_string(top, "transport_reason",
+		      a->transport_reason[0] != 0 ? a->transport_reason : NULL);
+	report_number(top, "lanes", a->lanes);
+	report_init(&registration);
+	report_number(&registration, "bytes", a->registration.bytes);
+	report_number(&registration, "regions", a->registration.regions);
+	report_us(&registration, "us", a->registration.ns);
+	report_object(top, "registration", &registration);
+	/* One-sided writes pass by everybody who could count them here: only the source knows then. */
+	if (a->placed_bytes == 0)
+		report_null(top, "placed_bytes");
+	else
+		report_number(top, "placed_bytes", a->placed_bytes);
+}
+
 int vmferry_destination_report(const struct vmferry_destination *d, char **json)
 {
 	const struct attempt *a = &d->attempt;
@@ -33,9 +53,7 @@ int vmferry_destination_report(const struct vmferry_destination *d, char **json)
 	report_init(&top);
 	report_string(&top, "result", result_text(d));
 	report_string(&top, "reason", a->reason[0] != 0 ? a->reason : NULL);
-	report_string(&top, "transport", a->transport);
-	report_number(&top, "lanes", a->lanes);
-	report_number(&top, "placed_bytes", a->placed_bytes);
+	add_transport(a, &top);
 	report_us(&top, "prepare_us", a->prepare_ns);
 	report_us(&top, "populate_us", a->populate_ns);
 	report_us(&top, "rehearsal_load_us", a->rehearse_ns);

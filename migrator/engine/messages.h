@@ -126,8 +126,8 @@ struct closing {
 	uint64_t populate_ns;
 	uint64_t lanes_cpu_ns;
 	uint64_t control_cpu_ns;
-	uint64_t placed_bytes;
-	const void *words; /* in the message */
+	uint64_t placed_bytes; /* 0: not counted there */
+	const void *words;     /* in the message */
 	size_t words_length;
 };
 

@@ -127,6 +127,7 @@ struct vmferry_source {
 	unsigned int lane_count;
 	struct vmferry_registration_stats registration;
 	uint64_t wire_bytes;
+	uint64_t placed_bytes;
 	uint64_t submissions;
 	uint64_t requests;
 	uint64_t signals;

@@ -103,6 +103,12 @@ static void add_cpu(const struct vmferry_source *s, struct report *top)
 	report_object(top, "cpu", &cpu);
 }
 
+/* What the destination has counted; where it cannot, over RDMA, or has not said it, what is known here. */
+static uint64_t placed_bytes(const struct vmferry_source *s)
+{
+	return s->closing.placed_bytes != 0 ? s->closing.placed_bytes : s->placed_bytes;
+}
+
 static void add_transport(const struct vmferry_source *s, struct report *top)
 {
 	struct report t, registration;
@@ -118,7 +124,7 @@ static void add_transport(const struct vmferry_source *s, struct report *top)
 	report_number(&t, "signals", s->signals);
 	report_us(&t, "stall_us", s->stall_ns);
 	report_us(&t, "destination_populate_us", s->closing.populate_ns);
-	report_number(&t, "placed_bytes", s->closing.placed_bytes);
+	report_number(&t, "placed_bytes", placed_bytes(s));
 	report_object(top, "link", &t);
 }
 

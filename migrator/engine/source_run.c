@@ -487,6 +487,8 @@ static void keep_counts(struct vmferry_source *s)
 		if (vmferry_lane_stats(s->session, i, &stats) < 0)
 			continue;
 		s->wire_bytes += stats.wire_bytes;
+		/* READY is said when the last fence is reached: then all is placed, whether the lanes have heard it yet or not. */
+		s->placed_bytes += s->at.ready != 0 ? stats.bytes : stats.placed_bytes;
 		s->submissions += stats.submissions;
 		s->requests += stats.requests;
 		s->signals += stats.signals;

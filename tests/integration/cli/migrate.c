@@ -30,6 +30,32 @@ static void start_receiver(struct program *program, const char *socket, char uri
 	receiver_uri(socket, uri);
 }
 
+static struct json_object *member(struct json_object *object, const char *name)
+{
+	struct json_object *value = NULL;
+
+	cr_assert(json_object_object_get_ex(object, name, &value), "no %s", name);
+	return value;
+}
+
+/* Over TCP the destination counts what it places, and nothing is pinned. */
+static void assert_arrival(struct json_object *report)
+{
+	struct json_object *arrival = json_from(work_path("arrival.json"));
+	int64_t placed = number_of(arrival, "placed_bytes");
+
+	cr_assert_str_eq(text_of(arrival, "result"), "completed");
+	cr_assert_str_eq(text_of(arrival, "transport"), "tcp");
+	cr_assert_gt(strlen(text_of(arrival, "transport_reason")), 0);
+	cr_assert_gt(number_of(arrival, "lanes"), 0);
+	cr_assert_gt(placed, 0);
+	cr_assert_eq(placed, number_of(member(report, "link"), "placed_bytes"));
+	cr_assert_eq(placed, number_of(member(report, "pages"), "payload_bytes"));
+	cr_assert_eq(number_of(member(arrival, "registration"), "bytes"), 0);
+	cr_assert_eq(number_of(member(arrival, "registration"), "regions"), 0);
+	json_object_put(arrival);
+}
+
 Test(migrate, two_terminals__and_onward)
 {
 	char uri[PATH_BYTES];
@@ -50,13 +76,13 @@ Test(migrate, two_terminals__and_onward)
 	cr_assert_gt(number_of(report, "observed_blackout_us"), 0);
 	cr_assert(json_object_object_get_ex(report, "guest", &guest));
 	cr_assert_eq(number_of(guest, "faults"), 0);
+	guest_assert_beats(work_path("b"));
+	assert_arrival(report);
 	json_object_put(report);
 
 	cr_assert_eq(program_finish(&source, 20), 0);
 	cr_assert_not_null(strstr(program_out(&source), uri), "%s", program_out(&source));
 	cr_assert_eq(access(work_path("a"), F_OK), -1);
-	guest_assert_beats(work_path("b"));
-	json_object_put(json_from(work_path("arrival.json")));
 
 	start_receiver(&third, work_path("c"), uri);
 	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("b"), uri, "--downtime", "1s"), 0,
