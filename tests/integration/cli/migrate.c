@@ -56,6 +56,14 @@ static void assert_arrival(struct json_object *report)
 	json_object_put(arrival);
 }
 
+static void assert_arrival_reason(const char *reason)
+{
+	struct json_object *arrival = json_from(work_path("arrival.json"));
+
+	cr_assert_str_eq(text_of(arrival, "transport_reason"), reason);
+	json_object_put(arrival);
+}
+
 Test(migrate, two_terminals__and_onward)
 {
 	char uri[PATH_BYTES];
@@ -90,6 +98,52 @@ Test(migrate, two_terminals__and_onward)
 	cr_assert_eq(program_finish(&destination, 20), 0);
 	guest_assert_beats(work_path("c"));
 	cr_assert_eq(guest_quit(&third, work_path("c")), 0);
+}
+
+/* What was wished for and could not be had is told on both sides, in the file and on the screen. */
+Test(migrate, auto_without_rdma__the_report_says_so)
+{
+	char uri[PATH_BYTES];
+	struct program migrate;
+	struct json_object *report;
+
+	if (access("/sys/class/infiniband", F_OK) == 0)
+		cr_skip_test("this host has RDMA");
+	start_receiver(&destination, work_path("b"), uri);
+	PROGRAM(&source, SMALL_GUEST(work_path("a")));
+	guest_wait_ready(work_path("a"));
+	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("a"), uri, "--transport", "auto",
+				"--downtime", "1s", "--json", work_path("report.json")),
+		     0, "%s", program_err(&migrate));
+	report = json_from(work_path("report.json"));
+	cr_assert_str_eq(text_of(report, "transport"), "tcp");
+	cr_assert_str_eq(text_of(report, "transport_reason"), "no RDMA device here");
+	cr_assert_not_null(strstr(program_out(&migrate), "no RDMA device here"), "%s",
+			   program_out(&migrate));
+	json_object_put(report);
+	guest_assert_beats(work_path("b"));
+	assert_arrival_reason("the source asked for it");
+}
+
+Test(migrate, rdma_without_a_device__fails_and_the_guest_runs_on)
+{
+	char uri[PATH_BYTES];
+	struct program migrate;
+	struct json_object *report;
+
+	if (access("/sys/class/infiniband", F_OK) == 0)
+		cr_skip_test("this host has RDMA");
+	start_receiver(&destination, work_path("b"), uri);
+	PROGRAM(&source, SMALL_GUEST(work_path("a")));
+	guest_wait_ready(work_path("a"));
+	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("a"), uri, "--transport", "rdma",
+				"--json", work_path("report.json")),
+		     1);
+	report = json_from(work_path("report.json"));
+	report_assert_complete(report, "failed");
+	json_object_put(report);
+	cr_assert(guest_reaches(work_path("a"), "running"));
+	guest_assert_beats(work_path("a"));
 }
 
 Test(migrate, ctrl_c__the_guest_runs_on_and_can_be_migrated_again)
