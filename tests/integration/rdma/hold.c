@@ -3,8 +3,12 @@
  * Linked into vmferry-held, which is vmferry but that the library tells this file of each phase (--wrap of the functions that take
  * the options): in the phase that VMFERRY_HOLD names it creates the file that VMFERRY_HELD names and stands still until that file is
  * gone. Whoever tests can then kill a process or pull a cable in exactly that phase; other threads go on, as when a step takes long.
+ *
+ * Two moments are no phase's beginning: "setup", while the first lane is being connected, and "go", when the destination has taken GO
+ * and not run the guest yet.
  */
 #include <fcntl.h>
+#include <rdma/rdma_cma.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +40,13 @@ int __wrap_vmferry_destination_new(const struct vmferry_destination_ops *ops, vo
 				   const struct vmferry_destination_options *options,
 				   struct vmferry_destination **destination);
 
+int __real_rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param);
+int __wrap_rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param);
+int __real_rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param);
+int __wrap_rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param);
+
+static int (*run_guest)(void *ctx);
+
 static void hold(const char *file)
 {
 	const struct timespec nap = {.tv_nsec = LOOK_NS};
@@ -50,13 +61,36 @@ static void hold(const char *file)
 		nanosleep(&nap, NULL);
 }
 
-static void hold_in(void *ctx, enum vmferry_phase phase)
+static void hold_at(const char *moment)
 {
 	const char *wanted = getenv("VMFERRY_HOLD"), *file = getenv("VMFERRY_HELD");
 
-	(void)ctx;
-	if (wanted != NULL && file != NULL && strcmp(wanted, vmferry_phase_name(phase)) == 0)
+	if (wanted != NULL && file != NULL && strcmp(wanted, moment) == 0)
 		hold(file);
+}
+
+static void hold_in(void *ctx, enum vmferry_phase phase)
+{
+	(void)ctx;
+	hold_at(vmferry_phase_name(phase));
+}
+
+int __wrap_rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
+{
+	hold_at("setup");
+	return __real_rdma_connect(id, param);
+}
+
+int __wrap_rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param)
+{
+	hold_at("setup");
+	return __real_rdma_accept(id, param);
+}
+
+static int hold_and_run(void *ctx)
+{
+	hold_at("go");
+	return run_guest(ctx);
 }
 
 int __wrap_vmferry_source_new(const struct vmferry_vm *vm, const struct vmferry_source_ops *ops,
@@ -76,7 +110,10 @@ int __wrap_vmferry_destination_new(const struct vmferry_destination_ops *ops, vo
 				   struct vmferry_destination **destination)
 {
 	struct vmferry_destination_options o = *options;
+	struct vmferry_destination_ops held = *ops;
 
 	o.on_phase = hold_in;
-	return __real_vmferry_destination_new(ops, ctx, uri, &o, destination);
+	run_guest = ops->run;
+	held.run = hold_and_run;
+	return __real_vmferry_destination_new(&held, ctx, uri, &o, destination);
 }
