@@ -10,4 +10,19 @@
  */
 void thread_stay_near(int node);
 
+/* The same for a thread that works near one node after the other: where it may be at all is kept. */
+struct thread_home {
+	struct bitmask *allowed; /* NULL: not known, and it stays where it is */
+	int node;		 /* that it is near, -1: anywhere */
+};
+
+void thread_home_init(struct thread_home *home);
+void thread_home_free(struct thread_home *home);
+
+/* -1: anywhere again. Cheap for the node where the thread is already. */
+void thread_go_near(struct thread_home *home, int node);
+
+/* The only node that whoever mapped the memory at @address has its pages come from, by mbind(2); -1: there is none, or several. */
+int memory_node(const void *address);
+
 #endif

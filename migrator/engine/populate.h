@@ -2,7 +2,7 @@
 /*
  * Makes the destination's memory present before pages arrive in it: threads of its own touch the extents in which the source
  * holds content, in the order in which they will come, while lanes are already receiving. What they have not reached yet the
- * receiver faults in by itself.
+ * receiver faults in by itself. The threads work near the node that the memory is bound to, if it is to one.
  */
 #ifndef ENGINE_POPULATE_H
 #define ENGINE_POPULATE_H

@@ -3,8 +3,10 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <numa.h>
+#include <numaif.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include "common/node.h"
 
@@ -89,4 +91,57 @@ Test(node, none_of_its_processors_allowed__where_it_was)
 	cr_assert_eq(sched_setaffinity(0, sizeof(before), &before), 0);
 	thread_stay_near(1);
 	expect_on(0);
+}
+
+Test(node, from_node_to_node__each_and_back)
+{
+	struct thread_home home;
+
+	thread_home_init(&home);
+	thread_go_near(&home, 0);
+	expect_on(0);
+	thread_go_near(&home, 1);
+	expect_on(1);
+	thread_go_near(&home, 1);
+	expect_on(1);
+	/* Where there is none it is at home, and not near the last one. */
+	thread_go_near(&home, 2);
+	expect_as_before();
+	thread_go_near(&home, 0);
+	expect_on(0);
+	thread_go_near(&home, -1);
+	expect_as_before();
+	thread_home_free(&home);
+	thread_go_near(&home, 1);
+	expect_as_before();
+}
+
+#define PAGE 4096
+
+static void bind_to_node_0(void *memory)
+{
+	struct bitmask *nodes = numa_allocate_nodemask();
+
+	numa_bitmask_setbit(nodes, 0);
+	cr_assert_eq(mbind(memory, PAGE, MPOL_BIND, nodes->maskp, nodes->size + 1, 0), 0);
+	numa_free_nodemask(nodes);
+}
+
+/* Every host has node 0. Nothing is touched for the answer. */
+Test(node, memory__the_node_that_it_is_bound_to)
+{
+	char *memory = mmap(NULL, (size_t)3 * PAGE, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	unsigned char there;
+
+	cr_assert_neq(memory, MAP_FAILED);
+	cr_expect_eq(memory_node(memory), -1);
+	bind_to_node_0(memory + PAGE);
+	cr_expect_eq(memory_node(memory), -1);
+	cr_expect_eq(memory_node(memory + PAGE), 0);
+	cr_expect_eq(memory_node(memory + 2 * PAGE), -1);
+	cr_assert_eq(mincore(memory + PAGE, PAGE, &there), 0);
+	cr_expect_eq(there & 1, 0);
+	munmap(memory, (size_t)3 * PAGE);
+	cr_expect_eq(memory_node(memory), -1);
 }
