@@ -408,6 +408,15 @@ static void cq_free(struct ibv_cq *cq, unsigned int unacked)
 	ibv_destroy_cq(cq);
 }
 
+/* Nothing was made of its device yet. */
+static void link_abandon(struct rdma_link *link)
+{
+	if (link->id != NULL)
+		rdma_destroy_id(link->id);
+	if (link->events != NULL)
+		rdma_destroy_event_channel(link->events);
+}
+
 void rdma_link_close(struct rdma_link *link)
 {
 	rdma_link_break(link);
@@ -415,9 +424,9 @@ void rdma_link_close(struct rdma_link *link)
 		rdma_destroy_qp(link->id);
 	cq_free(link->recv_cq, link->unacked_recv);
 	cq_free(link->send_cq, link->unacked_send);
-	if (link->id != NULL)
-		rdma_destroy_id(link->id);
-	if (link->events != NULL)
-		rdma_destroy_event_channel(link->events);
+	if (link->id != NULL && link->rail != NULL)
+		rdma_rail_retire(link->rail, link->id, link->events);
+	else
+		link_abandon(link);
 	*link = (struct rdma_link){0};
 }

@@ -75,6 +75,28 @@ static int query(struct rdma_rail *rail, uint8_t port_number)
 	return 0;
 }
 
+static void id_free(struct rdma_cm_id *id, struct rdma_event_channel *events)
+{
+	rdma_destroy_id(id);
+	if (events != NULL)
+		rdma_destroy_event_channel(events);
+}
+
+/*
+ * librdmacm closes the context of a device that was removed with the last of its identifiers (rdma-core 44, librdmacm/cma.c,
+ * ucma_put_device()), whatever was made of it: memory, protection domain and channels must be gone by then. One identifier is enough.
+ */
+void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
+		      struct rdma_event_channel *events)
+{
+	if (rail->keeper != NULL) {
+		id_free(id, events);
+		return;
+	}
+	rail->keeper = id;
+	rail->keeper_events = events;
+}
+
 static void rail_free(struct rdma_rail *rail)
 {
 	int error;
@@ -86,6 +108,8 @@ static void rail_free(struct rdma_rail *rail)
 		log_error("rail %s: its protection domain stays: %s: deregister all memory before "
 			  "the session is closed",
 			  rail->name, strerror(error));
+	if (rail->keeper != NULL)
+		id_free(rail->keeper, rail->keeper_events);
 	free(rail);
 }
 

@@ -42,8 +42,12 @@ struct rdma_limits {
 /* A device as one session uses it. Not shared with other sessions: a key of one is worth nothing to another. */
 struct rdma_rail {
 	struct rdma_session *session;
-	unsigned int index;	     /* in rdma_session.rails */
-	struct ibv_context *context; /* librdmacm's; lives as long as the process uses the device */
+	unsigned int index; /* in rdma_session.rails */
+	struct ibv_context
+		*context; /* librdmacm's; lives as long as any identifier of the device */
+	struct rdma_cm_id *
+		keeper; /* of a link that is closed: keeps the context for what is left of the rail */
+	struct rdma_event_channel *keeper_events;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel
 		*channel; /* of all queues that the service thread sleeps for; does not block */
@@ -109,6 +113,10 @@ static inline struct rdma_session *rdma_session_of(const struct vmferry_session 
 int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct ibv_context *context,
 		  uint8_t port, struct rdma_rail **rail);
 void rdma_rails_free(struct rdma_session *session);
+
+/* Takes the identifier, and its channel if it has one of its own, of a link whose queues are destroyed: it ends with the rail at the latest. */
+void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
+		      struct rdma_event_channel *events);
 
 /* Where threads that work for this rail are at home; -1 also where there is no rail, as a destination that no lane came to has gaps. */
 static inline int rdma_rail_node(const struct rdma_rail *rail)

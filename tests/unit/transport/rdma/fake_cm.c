@@ -222,6 +222,19 @@ Test(fake_cm, unacknowledged_event__destroying_the_identifier_crashes, .signal =
 	rdma_destroy_id(c.listener);
 }
 
+/* The real librdmacm closes the context then, and what is freed after that frees memory of it again. */
+Test(fake_cm, device_removed__last_identifier_before_a_domain_crashes, .signal = SIGABRT)
+{
+	struct rdma_event_channel *events = rdma_create_event_channel();
+	struct rdma_cm_id *first = resolved(events, 1);
+	struct rdma_cm_id *last = resolved(events, 1);
+
+	cr_assert_not_null(ibv_alloc_pd(first->verbs));
+	fake_device_remove(0);
+	rdma_destroy_id(first);
+	rdma_destroy_id(last);
+}
+
 Test(fake_cm, channel__does_not_block_if_told)
 {
 	struct rdma_event_channel *events = rdma_create_event_channel();

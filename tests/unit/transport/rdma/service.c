@@ -304,6 +304,22 @@ Test(service, device_removed__over)
 	cr_expect_lt(vmferry_recv(pair.destination, &m, PATIENT), 0);
 }
 
+/* Without a listener nothing but the sessions' own identifiers keeps the device's context open. */
+Test(service, device_removed_and_no_listener__each_session_frees_before_its_identifiers)
+{
+	struct pair other;
+
+	pair_open_rdma(&other, 2);
+	vmferry_listener_close(&other.listener);
+	vmferry_listener_close(&pair.listener);
+	fake_device_remove(0);
+	vmferry_session_close(&other.source);
+	vmferry_session_close(&pair.destination);
+	vmferry_session_close(&other.destination);
+	vmferry_session_close(&pair.source);
+	cr_expect_not(fake_leaks());
+}
+
 Test(service, port_down_and_up__alive)
 {
 	fake_async(0, IBV_EVENT_PORT_ERR);

@@ -67,6 +67,7 @@ int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *eve
 	int error;
 
 	nic_lock();
+	nic_gone(context);
 	error = nic_latch_wait(&our->latch);
 	if (error != 0)
 		return nic_minus(error);

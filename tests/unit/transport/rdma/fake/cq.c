@@ -34,6 +34,7 @@ struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *context)
 		return nic_null(error);
 	channel = nic_alloc(1, sizeof(*channel));
 	channel->ibv.context = context;
+	nic_context_use(context);
 	latch_open(&channel->latch);
 	channel->ibv.fd = channel->latch.fd;
 	TAILQ_INIT(&channel->ready);
@@ -51,6 +52,7 @@ int ibv_destroy_comp_channel(struct ibv_comp_channel *channel)
 		nic_unlock();
 		return EBUSY;
 	}
+	nic_context_drop(channel->context);
 	nic.counts.live.comp_channels--;
 	nic_unlock();
 	latch_close(&our->latch);
@@ -135,6 +137,7 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *cq_cont
 	cq = nic_alloc(1, sizeof(*cq));
 	cq->ring = nic_alloc((size_t)cqe, sizeof(*cq->ring));
 	cq->ibv.context = context;
+	nic_context_use(context);
 	cq->ibv.channel = channel;
 	cq->ibv.cq_context = cq_context;
 	cq->ibv.cqe = cqe;
@@ -161,6 +164,7 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 					"asynchronous events");
 	if (cq->channel != NULL)
 		channel_of(cq->channel)->cqs--;
+	nic_context_drop(cq->context);
 	nic.counts.live.cqs--;
 	nic_unlock();
 	free(our->ring);

@@ -139,7 +139,38 @@ struct nic_device *nic_device_towards(const struct in6_addr *address)
 
 bool nic_gone(const struct ibv_context *context)
 {
-	return nic_context_of(context)->device->removed;
+	const struct nic_context *our = nic_context_of(context);
+
+	if (our->device->closed && our == our->device->context)
+		nic_misuse("a context used that librdmacm has closed");
+	return our->device->removed;
+}
+
+void nic_context_use(const struct ibv_context *context)
+{
+	nic_context_of(context)->objects++;
+}
+
+void nic_context_drop(const struct ibv_context *context)
+{
+	nic_gone(context);
+	nic_context_of(context)->objects--;
+}
+
+void nic_device_get(struct nic_device *device)
+{
+	device->users++;
+}
+
+void nic_device_put(struct nic_device *device)
+{
+	if (--device->users > 0 || !device->removed)
+		return;
+	/* The real one does so when it has seen that the device is gone, which any other thread may make it look for. */
+	if (device->context->objects > 0)
+		nic_misuse("the last identifier of a removed device destroyed before what was made "
+			   "of its context");
+	device->closed = true;
 }
 
 /* ---- libibverbs ---------------------------------------------------------------------------------------------- */
@@ -337,9 +368,12 @@ struct ibv_context **rdma_get_devices(int *count)
 	if (error != 0)
 		return nic_null(error);
 	list = nic_alloc(NIC_DEVICES + 1, sizeof(struct ibv_context *));
-	for (unsigned int i = 0; i < nic.device_count; i++)
-		if (!nic.devices[i].removed)
-			list[found++] = &nic.devices[i].context->ibv;
+	for (unsigned int i = 0; i < nic.device_count; i++) {
+		if (nic.devices[i].removed)
+			continue;
+		nic_device_get(&nic.devices[i]);
+		list[found++] = &nic.devices[i].context->ibv;
+	}
 	if (count != NULL)
 		*count = found;
 	nic.counts.live.device_lists++;
@@ -350,6 +384,8 @@ struct ibv_context **rdma_get_devices(int *count)
 void rdma_free_devices(struct ibv_context **list)
 {
 	nic_lock();
+	for (unsigned int i = 0; list[i] != NULL; i++)
+		nic_device_put(nic_context_of(list[i])->device);
 	nic.counts.live.device_lists--;
 	nic_unlock();
 	free(list);

@@ -6,8 +6,8 @@
  *
  * Two devices are there from the beginning: "fake0" with 10.99.0.1 and fd99::1, "fake1" with 10.99.1.1. Each can reach the other.
  *
- * Misuse after which the real libraries would hang or corrupt memory (destroying what still has unacknowledged events, ...) ends the
- * process with a message: the test crashes.
+ * Misuse after which the real libraries would hang or corrupt memory (destroying what still has unacknowledged events, or the last
+ * identifier of a removed device before what was made of its context, ...) ends the process with a message: the test crashes.
  */
 #ifndef FAKE_FAKE_H
 #define FAKE_FAKE_H

@@ -217,6 +217,8 @@ void nic_id_drop(struct nic_id *id)
 	if (other->listener == id)
 		other->listener = NULL;
 	events_of(id->cm.channel)->ids--;
+	if (id->device != NULL)
+		nic_device_put(id->device);
 	nic.counts.live.ids--;
 	free(id);
 }

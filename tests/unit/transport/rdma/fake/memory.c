@@ -24,6 +24,7 @@ struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 		return nic_null(error);
 	pd = nic_alloc(1, sizeof(*pd));
 	pd->ibv.context = context;
+	nic_context_use(context);
 	nic.counts.live.pds++;
 	nic_unlock();
 	return &pd->ibv;
@@ -38,6 +39,7 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 		nic_unlock();
 		return EBUSY;
 	}
+	nic_context_drop(pd->context);
 	nic.counts.live.pds--;
 	nic_unlock();
 	free(our);

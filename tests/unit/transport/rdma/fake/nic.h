@@ -51,6 +51,7 @@ struct nic_async {
 struct nic_context {
 	struct ibv_context ibv;
 	struct nic_device *device;
+	unsigned int objects; /* that were made of it: domains, completion queues and channels */
 	struct latch latch;
 	TAILQ_HEAD(, nic_async) events;
 	LIST_ENTRY(nic_context) link;
@@ -60,7 +61,13 @@ struct nic_device {
 	struct ibv_device ibv;
 	unsigned int number;
 	bool removed;
-	struct nic_context *context; /* librdmacm's own, lasts until fake_reset() */
+	/*
+	 * librdmacm's own. It closes that of a removed device when its last identifier goes (rdma-core, librdmacm/cma.c,
+	 * ucma_put_device()); the memory lasts until fake_reset(), so that using it is noticed.
+	 */
+	struct nic_context *context;
+	unsigned int users; /* identifiers, and lists of devices */
+	bool closed;
 	LIST_HEAD(, nic_context) contexts;
 	unsigned int address_count;
 	struct in6_addr addresses[NIC_ADDRESSES]; /* IPv4 ones are mapped */
@@ -266,7 +273,14 @@ struct nic_device *nic_device_towards(const struct in6_addr *address);
 void nic_async_raise(struct nic_context *context, const struct ibv_async_event *event);
 /* Forgets events that nobody fetched of an object that goes away. */
 void nic_async_forget(struct ibv_context *context, const void *element);
+/* Whether the device was removed. Ends the process if librdmacm has closed the context. */
 bool nic_gone(const struct ibv_context *context);
+/* An object was made of this context, or has gone. */
+void nic_context_use(const struct ibv_context *context);
+void nic_context_drop(const struct ibv_context *context);
+/* What keeps librdmacm's context of a device. */
+void nic_device_get(struct nic_device *device);
+void nic_device_put(struct nic_device *device);
 static inline struct nic_context *nic_context_of(const struct ibv_context *context)
 {
 	return container(context, struct nic_context, ibv);

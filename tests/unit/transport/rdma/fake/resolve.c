@@ -92,6 +92,7 @@ struct nic_id *nic_listener_at(const struct sockaddr *address)
 
 static void set_device(struct nic_id *id, struct nic_device *device)
 {
+	nic_device_get(device);
 	id->device = device;
 	id->cm.verbs = &device->context->ibv;
 	id->cm.port_num = 1;
