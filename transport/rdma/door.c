@@ -59,7 +59,9 @@ static int bind_rail(struct lane_door *door, const struct address *rail, struct 
 
 	if (rdma_create_id(door->events, id, NULL, RDMA_PS_TCP) != 0)
 		return -errno;
-	if (rdma_bind_addr(*id, (struct sockaddr *)&copy.storage) != 0 || (*id)->verbs == NULL)
+	if (rdma_bind_addr(*id, (struct sockaddr *)&copy.storage) != 0)
+		ret = errno == EADDRNOTAVAIL ? -ENODEV : -errno;
+	else if ((*id)->verbs == NULL)
 		ret = -ENODEV;
 	else if (rdma_listen(*id, BACKLOG) != 0)
 		ret = -errno;
@@ -77,7 +79,8 @@ static int add_rail(struct lane_door *door, struct address rail)
 
 	address_text(&rail, text, sizeof(text));
 	if (ret < 0) {
-		log_debug("door: %s is no RDMA address: %s", text, strerror(-ret));
+		log_line(ret == -ENODEV ? VMFERRY_LOG_DEBUG : VMFERRY_LOG_WARN,
+			 "door: lanes cannot arrive at %s: %s", text, strerror(-ret));
 		return ret;
 	}
 	v4->sin_port = rdma_get_src_port(door->ids[i]);
@@ -122,7 +125,7 @@ static unsigned int rank(const struct ifaddrs *i, const struct address *bound)
 	return IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr) ? 0 : 1;
 }
 
-/* The best of this host's addresses that has a device. */
+/* The best of this host's addresses that has a device; -ENODEV if lanes can arrive at none. */
 static int add_default(struct lane_door *door, const struct address *bound)
 {
 	struct ifaddrs *list;
@@ -143,7 +146,7 @@ static int add_default(struct lane_door *door, const struct address *bound)
 		}
 	}
 	freeifaddrs(list);
-	return ret;
+	return ret < 0 ? -ENODEV : 0;
 }
 
 void rdma_door_close(struct lane_door *door)
@@ -153,6 +156,16 @@ void rdma_door_close(struct lane_door *door)
 	if (door->events != NULL)
 		rdma_destroy_event_channel(door->events);
 	free(door);
+}
+
+/* Without the CM's device file there are no connections, whatever devices there are. */
+static int no_manager(int error)
+{
+	log_warn(
+		"door: no connections over RDMA: %s: load the module rdma_ucm, and allow this process "
+		"/dev/infiniband/rdma_cm and enough open files",
+		strerror(error));
+	return -ENODEV;
 }
 
 int rdma_door_open(const struct vmferry_transport_options *options, const struct address *bound,
@@ -167,9 +180,8 @@ int rdma_door_open(const struct vmferry_transport_options *options, const struct
 	if (d == NULL)
 		return -ENOMEM;
 	d->events = rdma_create_event_channel();
-	/* Without the CM's device file there are no connections, whatever devices there are. */
 	if (d->events == NULL || fcntl(d->events->fd, F_SETFL, O_NONBLOCK) < 0)
-		ret = -ENODEV;
+		ret = no_manager(errno);
 	else
 		ret = options->rail_count > 0 ? add_given(d, options) : add_default(d, bound);
 	if (ret < 0) {

@@ -95,18 +95,20 @@ static uint32_t between(uint64_t value, uint32_t least, uint32_t most)
 
 /* ---- source ------------------------------------------------------------------------------------------------- */
 
-static void shape_source(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
+static int shape_source(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
 {
 	struct rdma_lane *l = ctx;
 
-	/* Without it prepare_source() ends the attempt. */
 	l->out.channel = ibv_create_comp_channel(rail->context);
+	if (l->out.channel == NULL || fcntl(l->out.channel->fd, F_SETFL, O_NONBLOCK) < 0)
+		return -errno;
 	*shape = (struct rdma_shape){
 		.send_depth = LANE_SEND_DEPTH,
 		.recv_depth = LANE_ANSWER_RECVS,
 		.send_channel = l->out.channel,
 		.recv_channel = l->out.channel,
 	};
+	return 0;
 }
 
 static int prepare_source(void *ctx, struct rdma_link *link)
@@ -115,13 +117,6 @@ static int prepare_source(void *ctx, struct rdma_link *link)
 	struct lane_source *out = &l->out;
 	const struct vmferry_transport_options *options = &l->rdma->options;
 
-	if (out->channel == NULL || fcntl(out->channel->fd, F_SETFL, O_NONBLOCK) < 0) {
-		log_error(
-			"session %s: lane %u: no channel for its completions: raise the limit of open "
-			"files",
-			l->lane.session->name, l->lane.number);
-		return -EMFILE;
-	}
 	if (link->send_depth < SEND_DEPTH_MIN || link->recv_depth < LANE_FENCES)
 		return too_small(l);
 	out->given_at = calloc(link->send_depth, sizeof(*out->given_at));
@@ -156,7 +151,7 @@ int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *
 
 /* ---- destination -------------------------------------------------------------------------------------------- */
 
-static void shape_destination(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
+static int shape_destination(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
 {
 	(void)ctx;
 	*shape = (struct rdma_shape){
@@ -164,6 +159,7 @@ static void shape_destination(void *ctx, const struct rdma_rail *rail, struct rd
 		.recv_depth = LANE_FENCE_RECVS,
 		.recv_channel = rail->channel,
 	};
+	return 0;
 }
 
 static int prepare_destination(void *ctx, struct rdma_link *link)

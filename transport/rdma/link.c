@@ -41,7 +41,12 @@ __attribute__((format(printf, 3, 4))) static int because(struct rdma_session *se
 	va_end(args);
 	snprintf(session->session->reason, sizeof(session->session->reason), "%s: %s", what,
 		 strerror(-error));
-	log_debug("session %s: %s", session->session->name, session->session->reason);
+	/* The source tells it when it has tried everything; the destination is told no more than that it cannot. */
+	if (session->session->is_source)
+		log_debug("session %s: %s", session->session->name, session->session->reason);
+	else
+		log_warn("session %s: a lane cannot join: %s: see vmferry check",
+			 session->session->name, session->session->reason);
 	return error;
 }
 
@@ -117,7 +122,9 @@ static int build(struct rdma_link *link, unsigned int door_rail, const struct rd
 
 	if (ret < 0)
 		return because(session, ret, "the device cannot be used");
-	ops->shape(ctx, link->rail, &shape);
+	ret = ops->shape(ctx, link->rail, &shape);
+	if (ret < 0)
+		return because(session, ret, "device %s: no completion channel", link->rail->name);
 	most = at_most(link->rail->limits.max_wr, link->rail->limits.max_cqe - 1);
 	link->send_depth = at_most(shape.send_depth, most);
 	link->recv_depth = at_most(shape.recv_depth, most);
@@ -307,7 +314,9 @@ int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struc
 	*link = (struct rdma_link){.id = id};
 	id->context = link;
 	ret = set_options(id, session->options.tos);
-	if (ret == 0)
+	if (ret < 0)
+		because(session, ret, "timeout and type of service cannot be set");
+	else
 		ret = build(link, door_rail, ops, ctx, session);
 	if (ret == 0 && rdma_accept(id, &param) != 0)
 		ret = because(session, -errno, "the connection cannot be accepted");

@@ -104,7 +104,7 @@ static int register_slots(struct rdma_mailbox *m)
 	return m->sends_mr == NULL ? -errno : 0;
 }
 
-static void shape(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
+static int shape(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
 {
 	(void)ctx;
 	*shape = (struct rdma_shape){
@@ -114,6 +114,7 @@ static void shape(void *ctx, const struct rdma_rail *rail, struct rdma_shape *sh
 		.send_channel = rail->channel,
 		.recv_channel = rail->channel,
 	};
+	return 0;
 }
 
 static int prepare(void *ctx, struct rdma_link *link)

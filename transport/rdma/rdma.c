@@ -19,13 +19,18 @@
 /* What was lost on the way is sent again after 200 ms at the earliest. */
 #define LAST_WORDS_NS (300 * NS_PER_MS)
 
+/* ENOSYS: of a kernel without RDMA, as most are. */
 bool rdma_has_device(void)
 {
 	int count = 0;
 	struct ibv_device **list = ibv_get_device_list(&count);
 
-	if (list == NULL)
+	if (list == NULL) {
+		if (errno != ENOSYS)
+			log_warn("RDMA devices cannot be listed: %s: see whether ibv_devices can",
+				 strerror(errno));
 		return false;
+	}
 	ibv_free_device_list(list);
 	return count > 0;
 }

@@ -144,7 +144,7 @@ int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *
  * known only then.
  */
 struct rdma_link_ops {
-	void (*shape)(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape);
+	int (*shape)(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape);
 	int (*prepare)(void *ctx, struct rdma_link *link);
 };
 
