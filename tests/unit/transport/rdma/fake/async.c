@@ -68,7 +68,9 @@ int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *eve
 
 	nic_lock();
 	nic_gone(context);
-	error = nic_latch_wait(&our->latch);
+	error = nic_scripted(FAKE_GET_ASYNC_EVENT);
+	if (error == 0)
+		error = nic_latch_wait(&our->latch);
 	if (error != 0)
 		return nic_minus(error);
 	first = TAILQ_FIRST(&our->events);

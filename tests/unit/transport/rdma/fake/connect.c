@@ -269,10 +269,14 @@ int rdma_reject(struct rdma_cm_id *id, const void *data, uint8_t length)
 {
 	struct nic_id *our = nic_id_of(id);
 	struct nic_event *event;
+	int error;
 
 	nic_lock();
-	if (our->step != STEP_ASKED || length > REJECT_MAX)
-		return nic_minus(EINVAL);
+	error = nic_scripted(FAKE_REJECT);
+	if (error == 0 && (our->step != STEP_ASKED || length > REJECT_MAX))
+		error = EINVAL;
+	if (error != 0)
+		return nic_minus(error);
 	our->step = STEP_FAILED;
 	if (our->peer != NULL && !nic.script.cut) {
 		our->peer->step = STEP_FAILED;

@@ -232,8 +232,7 @@ static void receive(struct operation *op)
 /* Both sides of a request that failed. The peer is to know nothing of what was wrong at the requester. */
 static void fail(struct operation *op)
 {
-	bool peer_too = op->failure == IBV_WC_REM_ACCESS_ERR ||
-			op->failure == IBV_WC_REM_INV_REQ_ERR || op->failure == IBV_WC_REM_OP_ERR;
+	bool peer_too = nic_is_refusal(op->failure);
 
 	if (op->recv_failure != IBV_WC_SUCCESS)
 		receive(op);

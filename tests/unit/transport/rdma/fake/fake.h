@@ -80,6 +80,7 @@ enum fake_call {
 	FAKE_LISTEN,
 	FAKE_CONNECT,
 	FAKE_ACCEPT,
+	FAKE_REJECT,
 	FAKE_MIGRATE_ID,
 	FAKE_GET_DEVICES,
 	/* From here on: how often they are called is a matter of time, fake_calls() does not count them. */
@@ -89,11 +90,15 @@ enum fake_call {
 	FAKE_REQ_NOTIFY_CQ,
 	FAKE_GET_CQ_EVENT,
 	FAKE_GET_CM_EVENT,
+	FAKE_GET_ASYNC_EVENT,
 	FAKE_CALLS,
 };
 
-/* The @nth call of this function from now on, counted from 1, fails with @error (a positive errno). One such order for each function. */
+/* The @nth call of this function from now on, counted from 1, fails with @error (a positive errno). One such order for each function; 0: none. */
 void fake_fail_at(enum fake_call call, unsigned int nth, int error);
+
+/* Whether what was ordered to fail, calls and work requests, has come to it. */
+bool fake_reached(void);
 
 /*
  * To run a scenario once for each call that may fail: how many there were since fake_reset(), and an order to have the @nth from now on,

@@ -328,6 +328,8 @@ static inline struct nic_qp *nic_qp_of(const struct ibv_qp *qp)
 void nic_wire_start(void);
 void nic_wire_kick(void);
 void nic_wire_stop(void); /* without the lock */
+/* What a responder refuses puts its queue pair in error too. */
+bool nic_is_refusal(enum ibv_wc_status status);
 
 /* execute.c: carries out the next request of a queue pair whose peer answers. Drops the lock meanwhile. */
 void nic_execute(struct nic_qp *qp);

@@ -166,6 +166,18 @@ void fake_fail_at(enum fake_call call, unsigned int nth, int error)
 	nic_unlock();
 }
 
+bool fake_reached(void)
+{
+	bool reached;
+
+	nic_lock();
+	reached = nic.script.call_at == 0 && nic.script.wr_at == 0;
+	for (unsigned int i = 0; i < FAKE_CALLS; i++)
+		reached = reached && nic.script.at[i] == 0;
+	nic_unlock();
+	return reached;
+}
+
 unsigned int fake_calls(void)
 {
 	unsigned int calls;

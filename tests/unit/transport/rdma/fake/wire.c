@@ -111,13 +111,22 @@ static bool scripted_failure(struct nic_qp *qp)
 	return --nic.script.wr_at == 0;
 }
 
+bool nic_is_refusal(enum ibv_wc_status status)
+{
+	return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR ||
+	       status == IBV_WC_REM_OP_ERR;
+}
+
 static void next_request(struct nic_qp *qp)
 {
 	/* A request that is tried again has been counted. */
-	if (qp->rnr_tries == 0 && scripted_failure(qp))
-		nic_qp_fail(qp, qp->next, nic.script.status);
-	else
+	if (qp->rnr_tries > 0 || !scripted_failure(qp)) {
 		nic_execute(qp);
+		return;
+	}
+	if (nic_is_refusal(nic.script.status))
+		nic_qp_error(qp->peer);
+	nic_qp_fail(qp, qp->next, nic.script.status);
 }
 
 static void step(struct nic_qp *qp, uint64_t now)
