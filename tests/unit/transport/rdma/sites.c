@@ -62,6 +62,7 @@ static unsigned int fail_often(const char *what, enum fake_call call, int error)
 		fake_fail_at(call, i, error);
 		result = scene_run(what, i, true);
 		cr_expect(result.error == 0 || result.reached, "%s %u: another error", what, i);
+		cr_expect_neq(result.error, -ETIMEDOUT, "%s %u: not noticed", what, i);
 		failed += result.error < 0;
 		i += 1 + i / SLOWER;
 	} while (result.reached);
