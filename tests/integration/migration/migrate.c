@@ -11,71 +11,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fakevm.h"
-
-#define SECOND 1000000000ull
-
-static struct fakevm here, there;
-static struct vmferry_source *source;
-static struct vmferry_destination *destination;
-static struct vmferry_source_options options;
-
-static void log_to_stderr(void *ctx, enum vmferry_log_level level, const char *line)
-{
-	(void)ctx;
-	fprintf(stderr, "[%d] %s\n", level, line);
-}
+#include "rig.h"
 
 static void setup(void)
 {
-	struct vmferry_destination_options d = {.size = sizeof(d)};
+	const struct vmferry_transport_options transport = {.size = sizeof(transport)};
 
-	vmferry_set_log(log_to_stderr, NULL, VMFERRY_LOG_WARN);
-	fakevm_init(&here);
-	fakevm_init(&there);
-	there.compare_with = &here;
-	fakevm_fill(&here, 70);
-	options = (struct vmferry_source_options){
-		.size = sizeof(options), .downtime_ns = SECOND / 2, .timeout_ns = 20 * SECOND};
-	d.transport.size = sizeof(d.transport);
-	cr_assert_eq(vmferry_destination_new(&fakevm_destination_ops, &there, "tcp:127.0.0.1:0", &d,
-					     &destination),
-		     0);
-	cr_assert_eq(vmferry_destination_start(destination), 0);
+	rig_open(&transport);
 }
 
-static void teardown(void)
-{
-	atomic_store(&here.source, NULL);
-	/* The guest may be inside a mark: pausing it makes sure that it is not. */
-	if (here.started)
-		fakevm_source_ops.pause(&here);
-	vmferry_source_free(&source);
-	vmferry_destination_free(&destination);
-	fakevm_destroy(&here);
-	fakevm_destroy(&there);
-}
-
-TestSuite(migrate, .init = setup, .fini = teardown, .timeout = 60);
-
-static void start(void)
-{
-	struct vmferry_vm vm;
-
-	fakevm_describe(&here, &vm);
-	cr_assert_eq(vmferry_source_new(&vm, &fakevm_source_ops, &here,
-					vmferry_destination_uri(destination), &options, &source),
-		     0);
-	atomic_store(&here.source, source);
-	fakevm_run(&here);
-	cr_assert_eq(vmferry_source_start(source), 0);
-}
-
-static int migrate(void)
-{
-	start();
-	return vmferry_source_wait(source, vmferry_now() + 30 * SECOND);
-}
+TestSuite(migrate, .init = setup, .fini = rig_close, .timeout = 60);
 
 static struct json_object *report(void)
 {
@@ -97,35 +42,11 @@ static struct json_object *member(struct json_object *o, const char *name)
 	return value;
 }
 
-static void assert_arrived(void)
-{
-	cr_assert_eq(vmferry_destination_wait(destination, vmferry_now() + 10 * SECOND), 0);
-	cr_assert(atomic_load(&there.compared));
-	cr_assert_eq(there.differing_pages, 0);
-	for (int i = 0; i < 1000 && !atomic_load(&there.pulse->running); i++)
-		usleep(1000);
-	cr_assert(atomic_load(&there.pulse->running));
-	cr_assert_not(atomic_load(&here.pulse->running));
-	cr_assert(here.committed);
-	cr_assert_str_eq(here.words, "farewell");
-}
-
-static void assert_stayed(int result, int expected)
-{
-	uint64_t writes = atomic_load(&here.pulse->writes);
-
-	cr_assert_eq(result, expected, "%d (%s)", result, strerror(-result));
-	usleep(50000);
-	cr_assert_gt(atomic_load(&here.pulse->writes), writes, "the guest does not run");
-	cr_assert_not(atomic_load(&there.pulse->running));
-	cr_assert_not(here.committed);
-}
-
 Test(migrate, busy_guest__every_byte_is_there_and_only_one_runs)
 {
 	struct json_object *r;
 
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	r = report();
 	cr_assert_str_eq(json_object_get_string(member(r, "result")), "completed");
@@ -142,7 +63,7 @@ Test(migrate, busy_guest__every_byte_is_there_and_only_one_runs)
 Test(migrate, one_lane__every_byte_is_there)
 {
 	options.transport.lanes = 1;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
@@ -150,7 +71,7 @@ Test(migrate, seven_lanes__every_byte_is_there)
 {
 	options.transport.lanes = 7;
 	here.pace_ns = 1000;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
@@ -159,7 +80,7 @@ Test(migrate, verify__compares_equal)
 	struct json_object *r;
 
 	options.verify = true;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	r = report();
 	cr_assert(json_object_get_boolean(member(r, "verified")));
@@ -187,7 +108,7 @@ Test(migrate, verify_with_a_lost_write__is_found)
 
 	options.verify = true;
 	options.on_phase = corrupt_unheard;
-	cr_assert_eq(migrate(), -EILSEQ);
+	cr_assert_eq(rig_migrate(), -EILSEQ);
 	r = report();
 	cr_assert_not(json_object_get_boolean(member(r, "verified")));
 	cr_assert_eq(json_object_get_int(member(r, "mismatched_pages")), 1);
@@ -210,7 +131,7 @@ Test(migrate, untouched_memory__stays_untouched_at_the_destination)
 	there.working_set = 64;
 	there.compare_with = NULL; /* comparing would touch it */
 	options.verify = true;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	cr_assert_eq(vmferry_destination_wait(destination, vmferry_now() + 10 * SECOND), 0);
 	for (unsigned int i = 0; i < FAKEVM_REGIONS; i++) {
 		cr_assert_eq(fstat(here.regions[i].fd, &a), 0);
@@ -227,7 +148,7 @@ Test(migrate, zero_pages__are_not_sent_and_read_as_zeroes)
 
 	memset(here.regions[1].base, 0, here.regions[1].size);
 	here.pace_ns = 50000000;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	r = report();
 	cr_assert_leq(json_object_get_uint64(member(r, "bytes_minimum")), FAKEVM_LOW);
@@ -241,7 +162,7 @@ Test(migrate, problems__are_all_told_and_the_guest_runs_on)
 	struct json_object *r, *list;
 
 	there.problem = "cpuid leaf 7: avx512 is missing";
-	assert_stayed(migrate(), -EXDEV);
+	assert_stayed(rig_migrate(), -EXDEV);
 	r = report();
 	list = member(r, "problems");
 	cr_assert_eq(json_object_array_length(list), 2);
@@ -255,26 +176,24 @@ Test(migrate, problems__are_all_told_and_the_guest_runs_on)
 Test(migrate, second_attempt_after_a_failed_one__arrives)
 {
 	there.fail_load = -EIO;
-	assert_stayed(migrate(), -ECONNABORTED);
+	assert_stayed(rig_migrate(), -ECONNABORTED);
 	cr_assert(there.abandoned);
 	there.fail_load = 0;
-	atomic_store(&here.source, NULL);
-	fakevm_source_ops.pause(&here);
-	vmferry_source_free(&source);
-	cr_assert_eq(migrate(), 0);
+	rig_end_source();
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
 Test(migrate, prepare_fails__guest_runs_on)
 {
 	there.fail_prepare = -ENOMEM;
-	assert_stayed(migrate(), -EXDEV);
+	assert_stayed(rig_migrate(), -EXDEV);
 }
 
 Test(migrate, save_fails__guest_runs_on)
 {
 	here.fail_save = -EIO;
-	assert_stayed(migrate(), -EIO);
+	assert_stayed(rig_migrate(), -EIO);
 }
 
 /* In a result these say that somebody cancelled, that GO was said, and that the guest has moved. */
@@ -284,7 +203,7 @@ Test(migrate, callbacks_fail_with_errors_of_another_meaning__failed_and_guest_ru
 
 	for (int i = 0; i < 3; i++) {
 		here.fail_save = errors[i];
-		assert_stayed(migrate(), -EIO);
+		assert_stayed(rig_migrate(), -EIO);
 		cr_expect_eq(vmferry_source_phase(source), VMFERRY_FAILED);
 		fakevm_source_ops.pause(&here);
 		vmferry_source_free(&source);
@@ -294,7 +213,7 @@ Test(migrate, callbacks_fail_with_errors_of_another_meaning__failed_and_guest_ru
 Test(migrate, run_fails__is_owned_there_and_never_runs_here)
 {
 	there.fail_run = -EIO;
-	cr_assert_eq(migrate(), -EINPROGRESS);
+	cr_assert_eq(rig_migrate(), -EINPROGRESS);
 	cr_assert_eq(vmferry_destination_wait(destination, vmferry_now() + 10 * SECOND), -EIO);
 	cr_assert_not(atomic_load(&here.pulse->running));
 	cr_assert_not(atomic_load(&there.pulse->running));
@@ -313,7 +232,7 @@ static void assert_cancel_works_in(enum vmferry_phase phase)
 {
 	cancel_phase = phase;
 	options.on_phase = cancel_at;
-	assert_stayed(migrate(), -ECANCELED);
+	assert_stayed(rig_migrate(), -ECANCELED);
 }
 
 Test(migrate, cancel_in_setup__guest_runs_on)
@@ -354,7 +273,7 @@ Test(migrate, cancel_while_paused__guest_runs_on_within_100_ms)
 	uint64_t resumed;
 
 	there.in_load = cancel_when_loading;
-	assert_stayed(migrate(), -ECANCELED);
+	assert_stayed(rig_migrate(), -ECANCELED);
 	resumed = (uint64_t)atomic_load(&here.pulse->resumed_ns);
 	cr_assert_gt(resumed, atomic_load(&cancelled_ns));
 	cr_assert_lt(resumed - atomic_load(&cancelled_ns), SECOND / 10);
@@ -362,7 +281,7 @@ Test(migrate, cancel_while_paused__guest_runs_on_within_100_ms)
 
 Test(migrate, cancel_after_the_commit__comes_too_late)
 {
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	cr_assert_eq(vmferry_source_cancel(source), -EALREADY);
 	assert_arrived();
 }
@@ -373,7 +292,7 @@ Test(migrate, limit_that_cannot_be_met__gives_up_at_the_timeout_with_numbers)
 
 	options.downtime_ns = 1;
 	options.timeout_ns = SECOND / 2;
-	assert_stayed(migrate(), -ETIME);
+	assert_stayed(rig_migrate(), -ETIME);
 	r = report();
 	cr_assert_not_null(strstr(json_object_get_string(member(r, "reason")), "not converged"));
 	json_object_put(r);
@@ -385,7 +304,7 @@ Test(migrate, bandwidth_limit__is_kept)
 
 	options.bandwidth = 20u << 20;
 	here.pace_ns = 100000000;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	/* 70 % of 17 MiB at 20 MiB a second. */
 	cr_assert_gt(vmferry_now() - began, SECOND * 45 / 100);
 	cr_assert_lt(vmferry_now() - began, 3 * SECOND);
@@ -394,10 +313,10 @@ Test(migrate, bandwidth_limit__is_kept)
 
 Test(migrate, second_source_while_one_runs_there__is_refused)
 {
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	vmferry_source_free(&source);
-	cr_assert_eq(migrate(), -EXDEV);
+	cr_assert_eq(rig_migrate(), -EXDEV);
 }
 
 Test(migrate, cancelled_destination__ends_and_the_guest_stays)
@@ -448,7 +367,7 @@ Test(migrate, offer_of_another_version__is_answered_with_the_remedy)
 	cr_assert_not_null(memmem(m.data, m.length, "same version", 12));
 	vmferry_message_free(&m);
 	vmferry_session_close(&session);
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
@@ -473,7 +392,7 @@ Test(migrate, strangers_with_nonsense__are_closed_and_a_source_still_arrives)
 		vmferry_send(session, VMFERRY_CONTROL, type, noise, length, vmferry_now() + SECOND);
 		vmferry_session_close(&session);
 	}
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
@@ -492,6 +411,6 @@ Test(migrate, write_before_anything_was_offered__ends_only_that_session)
 	cr_assert_eq(vmferry_lane_fence_wait(session, 0, 1, vmferry_now() + 5 * SECOND), -EACCES);
 	vmferry_deregister(&memory);
 	vmferry_session_close(&session);
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }

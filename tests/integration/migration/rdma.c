@@ -7,18 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fakevm.h"
+#include "rig.h"
 #include "common/node.h"
 #include "unit/transport/rdma/fake/fake.h"
 
-#define SECOND	1000000000ull
 #define NODE	3
 #define THREADS 64
-
-static struct fakevm here, there;
-static struct vmferry_source *source;
-static struct vmferry_destination *destination;
-static struct vmferry_source_options options;
 
 /* Threads of the library that were sent near the device's node. */
 static char near[THREADS][16];
@@ -45,75 +39,27 @@ void __wrap_thread_stay_near(int node)
 		pthread_getname_np(pthread_self(), near[i], sizeof(near[i]));
 }
 
-static void log_to_stderr(void *ctx, enum vmferry_log_level level, const char *line)
-{
-	(void)ctx;
-	fprintf(stderr, "[%d] %s\n", level, line);
-}
-
 static void setup(void)
 {
-	struct vmferry_destination_options d = {.size = sizeof(d)};
-
-	vmferry_set_log(log_to_stderr, NULL, VMFERRY_LOG_WARN);
-	fakevm_init(&here);
-	fakevm_init(&there);
-	there.compare_with = &here;
-	fakevm_fill(&here, 70);
-	d.transport = (struct vmferry_transport_options){
-		.size = sizeof(d.transport),
+	const struct vmferry_transport_options transport = {
+		.size = sizeof(transport),
 		.transport = VMFERRY_TRANSPORT_RDMA,
 		.lanes = 2,
 		.insecure = true,
 		.rails = {"10.99.0.1"},
 		.rail_count = 1,
 	};
-	options = (struct vmferry_source_options){
-		.size = sizeof(options),
-		.transport = d.transport,
-		.downtime_ns = SECOND / 2,
-		.timeout_ns = 20 * SECOND,
-	};
-	cr_assert_eq(vmferry_destination_new(&fakevm_destination_ops, &there, "tcp:127.0.0.1:0", &d,
-					     &destination),
-		     0);
-	cr_assert_eq(vmferry_destination_start(destination), 0);
+
+	rig_open(&transport);
 }
 
 static void teardown(void)
 {
-	atomic_store(&here.source, NULL);
-	if (here.started)
-		fakevm_source_ops.pause(&here);
-	vmferry_source_free(&source);
-	vmferry_destination_free(&destination);
-	fakevm_destroy(&here);
-	fakevm_destroy(&there);
+	rig_close();
 	cr_expect_not(fake_leaks());
 }
 
 TestSuite(migrate_rdma, .init = setup, .fini = teardown, .timeout = 60);
-
-static int migrate(void)
-{
-	struct vmferry_vm vm;
-
-	fakevm_describe(&here, &vm);
-	cr_assert_eq(vmferry_source_new(&vm, &fakevm_source_ops, &here,
-					vmferry_destination_uri(destination), &options, &source),
-		     0);
-	atomic_store(&here.source, source);
-	fakevm_run(&here);
-	cr_assert_eq(vmferry_source_start(source), 0);
-	return vmferry_source_wait(source, vmferry_now() + 30 * SECOND);
-}
-
-static void assert_arrived(void)
-{
-	cr_assert_eq(vmferry_destination_wait(destination, vmferry_now() + 10 * SECOND), 0);
-	cr_assert(atomic_load(&there.compared));
-	cr_assert_eq(there.differing_pages, 0);
-}
 
 static bool is_near(const char *name)
 {
@@ -125,7 +71,7 @@ static bool is_near(const char *name)
 
 Test(migrate_rdma, device_on_a_node__its_threads_are_near)
 {
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	cr_expect(is_near("vmf-send-0"));
 	cr_expect(is_near("vmf-send-1"));
@@ -167,7 +113,7 @@ Test(migrate_rdma, balloon__only_while_nothing_is_registered)
 	there.in_run = ask_at_run;
 	/* The guest itself leaves the page alone, on both sides. */
 	here.working_set = there.working_set = 1;
-	cr_assert_eq(migrate(), 0);
+	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 	/* The phase begins before its work: registered is what the first pass needs, and that comes next. */
 	cr_expect_eq(told_in_precopy, 0);
@@ -193,7 +139,7 @@ Test(migrate_rdma, device_fails_before_the_commit__guest_runs_on)
 	char *report;
 
 	options.on_phase = lose_the_device;
-	cr_assert_lt(migrate(), 0);
+	cr_assert_lt(rig_migrate(), 0);
 	cr_assert_eq(vmferry_source_phase(source), VMFERRY_FAILED);
 	cr_assert_eq(vmferry_source_report(source, &report), 0);
 	cr_expect_not_null(strstr(report, "the RDMA device has failed"), "%s", report);
