@@ -139,19 +139,25 @@ static void take_place(const struct lane *lane)
 	thread_stay_near(vmferry_lane_numa_node(lane->pool->session, lane->index));
 }
 
+static void note_error(struct lane_pool *pool, int error)
+{
+	int expected = 0;
+
+	if (error < 0)
+		atomic_compare_exchange_strong(&pool->error, &expected, error);
+}
+
 static void *lane_main(void *arg)
 {
 	struct lane *lane = arg;
 	struct lane_pool *pool = lane->pool;
-	int expected = 0;
 	int r;
 
 	take_place(lane);
 	r = first_pass(lane);
 	if (r == 0)
 		r = stream(lane);
-	if (r < 0)
-		atomic_compare_exchange_strong(&pool->error, &expected, r);
+	note_error(pool, r);
 	atomic_store_explicit(&lane->counts.cpu_ns, thread_cpu_ns(), memory_order_relaxed);
 	pthread_mutex_lock(&pool->lock);
 	/* release: the resent maps and counts of this lane are read by who sees it finished. */
@@ -334,7 +340,7 @@ static int finish_here(struct lane_pool *pool, uint32_t fence, uint64_t deadline
 		r = lane_sweep(lane, &sent);
 		r = r < 0 ? r : vmferry_lane_fence(pool->session, i, fence, deadline);
 	}
-	pool->finished_here = true;
+	pool->finished = true;
 	return r;
 }
 
@@ -355,16 +361,33 @@ int lanes_finished(struct lane_pool *pool, uint64_t deadline)
 	bool all;
 	int r = 0;
 
-	if (pool->finished_here)
+	if (pool->finished)
 		return lanes_error(pool);
 	pthread_mutex_lock(&pool->lock);
 	while (atomic_load_explicit(&pool->running, memory_order_acquire) > 0 && r == 0)
 		r = pthread_cond_clockwait(&pool->done, &pool->lock, CLOCK_MONOTONIC, &ts);
 	all = atomic_load_explicit(&pool->running, memory_order_acquire) == 0;
 	pthread_mutex_unlock(&pool->lock);
+	pool->finished = all;
 	if (lanes_error(pool) < 0)
 		return lanes_error(pool);
 	return all ? 0 : -ETIMEDOUT;
+}
+
+void lanes_look_after(struct lane_pool *pool)
+{
+	for (unsigned int i = 0; pool->finished && !pool->placed && i < pool->lane_count; i++) {
+		int r = vmferry_lane_fence_wait(pool->session, i, atomic_load(&pool->last_fence),
+						0);
+
+		if (r != -ETIMEDOUT)
+			note_error(pool, r);
+	}
+}
+
+void lanes_placed(struct lane_pool *pool)
+{
+	pool->placed = true;
 }
 
 void lanes_free(struct lane_pool **out)

@@ -84,7 +84,8 @@ struct lane_pool {
 	_Atomic int error;	      /* first error of any lane */
 	_Atomic unsigned int running; /* workers that have not finished */
 	bool taken;		      /* under @lock, written by the control thread */
-	bool finished_here;	      /* control thread only */
+	bool finished; /* the last fences are set, the lanes the control thread's; this and @placed are its own */
+	bool placed; /* the destination has said that all has come */
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	pthread_cond_t done;
@@ -124,6 +125,15 @@ bool lanes_marked(const struct lane_pool *pool, uint32_t fence);
 
 /* Waits until all have given their last fence to the transport. -ETIMEDOUT, or the first lane's error. */
 int lanes_finished(struct lane_pool *pool, uint64_t deadline);
+
+/*
+ * All is given to the transport and may fail yet, while the guest stands still: over RDMA that shows to nobody but who uses the lane, and
+ * the destination, which waits, may never hear of it. Looks, after lanes_finished(); lanes_error() tells what was seen. Control thread.
+ */
+void lanes_look_after(struct lane_pool *pool);
+
+/* All has come, or so the destination says: from here on it does with the lanes as it likes, and nobody looks. */
+void lanes_placed(struct lane_pool *pool);
 
 /* Ends the workers whatever they do, joins them, frees. Shut the session down first if lanes may be stuck. */
 void lanes_free(struct lane_pool **pool);

@@ -61,6 +61,8 @@ int source_check(struct vmferry_source *s)
 			       strerror(-atomic_load(&s->harvester.error)));
 		return atomic_load(&s->harvester.error);
 	}
+	if (s->lanes != NULL)
+		lanes_look_after(s->lanes);
 	if (s->lanes != NULL && lanes_error(s->lanes) < 0) {
 		source_because(s, "a lane failed: %s",
 			       failure_text(s->session, lanes_error(s->lanes)));

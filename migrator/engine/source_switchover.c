@@ -317,6 +317,7 @@ int source_switchover(struct vmferry_source *s)
 	if (r < 0)
 		return r;
 	s->at.ready = vmferry_now();
+	lanes_placed(s->lanes);
 	vmferry_message_free(&m);
 	r = commit(s);
 	return r < 0 ? r : say_go(s);

@@ -150,3 +150,29 @@ Test(migrate_rdma, device_fails_before_the_commit__guest_runs_on)
 		usleep(1000);
 	cr_expect_eq(vmferry_destination_discard(destination, 0, VMFERRY_PAGE_SIZE), -ERANGE);
 }
+
+static void lose_the_last_fence(void *ctx, enum vmferry_phase phase)
+{
+	const struct fake_match fences = {.opcodes = FAKE_OPCODE(IBV_WR_RDMA_WRITE_WITH_IMM)};
+
+	(void)ctx;
+	if (phase == VMFERRY_SWITCHOVER)
+		fake_fail_wr(&fences, 1, IBV_WC_RETRY_EXC_ERR);
+}
+
+/* The destination does not hear of it and waits, as long as it is alive; only the lane's own queue says what has become of it. */
+Test(migrate_rdma, last_fence_fails__guest_runs_on_at_once_and_the_lane_is_named)
+{
+	uint64_t paused;
+	char *report;
+
+	options.on_phase = lose_the_last_fence;
+	paused = vmferry_now();
+	cr_assert_eq(rig_migrate(), -ECONNRESET);
+	cr_expect_lt(vmferry_now() - paused, 2 * SECOND);
+	cr_assert_eq(vmferry_source_report(source, &report), 0);
+	cr_expect_not_null(strstr(report, "transport retries exceeded"), "%s", report);
+	free(report);
+	cr_expect(atomic_load(&here.pulse->running));
+	cr_expect_not(atomic_load(&there.pulse->running));
+}

@@ -107,7 +107,7 @@ Test(lanes, little_left__sent_by_who_took_them)
 	lanes_wake(pool);
 	lanes_review(pool);
 	finish();
-	cr_expect(pool->finished_here);
+	cr_expect(pool->taken);
 }
 
 Test(lanes, nothing_left__only_the_fence)
@@ -115,7 +115,7 @@ Test(lanes, nothing_left__only_the_fence)
 	begin();
 	cr_assert(soon(taken));
 	finish();
-	cr_expect(pool->finished_here);
+	cr_expect(pool->taken);
 }
 
 /* While they are taken nobody else may sweep: what was published stays until it is finished or given back. */
@@ -140,7 +140,7 @@ Test(lanes, much_left_at_the_review__workers_send_at_once)
 	cr_assert(soon(idle));
 	cr_expect_eq(dirty_map_count(map), 0);
 	finish();
-	cr_expect_not(pool->finished_here);
+	cr_expect_not(pool->taken);
 }
 
 Test(lanes, much_left_at_the_end__workers_send_it)
@@ -150,7 +150,7 @@ Test(lanes, much_left_at_the_end__workers_send_it)
 	lanes_review(pool);
 	write_pages(0, MUCH, 6);
 	finish();
-	cr_expect_not(pool->finished_here);
+	cr_expect_not(pool->taken);
 }
 
 Test(lanes, not_taken__workers_send_the_rest)
@@ -158,7 +158,7 @@ Test(lanes, not_taken__workers_send_the_rest)
 	begin();
 	write_pages(0, LITTLE, 7);
 	finish();
-	cr_expect_not(pool->finished_here);
+	cr_expect_not(pool->taken);
 }
 
 Test(lanes, worker_in_its_first_pass__not_taken)
