@@ -29,6 +29,9 @@
  * second apart, who has an address, and then says itself that there is nobody.
  */
 #define STEP_NS (3500 * NS_PER_MS)
+/* Reasons of a rejection, as InfiniBand 12.6.7.2 numbers them. */
+#define REJECTED_NO_SERVICE  8
+#define REJECTED_BY_CONSUMER 28
 
 __attribute__((format(printf, 3, 4))) static int because(struct rdma_session *session, int error,
 							 const char *fmt, ...)
@@ -159,23 +162,37 @@ static int await_event(struct rdma_link *link, struct rdma_cm_event **event, uin
 	}
 }
 
+/* Who rejects says why, if it is a vmferry; else there is only the number. */
+static void rejection(const struct rdma_cm_event *event, char *text, size_t size)
+{
+	const struct rdma_conn_param *conn = &event->param.conn;
+
+	/* The CM pads with zeroes; the peer may send anything. */
+	if (conn->private_data != NULL && conn->private_data_len > 0)
+		snprintf(text, size, "%.*s", (int)conn->private_data_len,
+			 (const char *)conn->private_data);
+	for (char *p = text; *p != '\0'; p++)
+		*p = *p >= ' ' && *p <= '~' ? *p : '?';
+	if (text[0] != '\0')
+		return;
+	if (event->status == REJECTED_NO_SERVICE)
+		snprintf(text, size, "nobody listens there");
+	else if (event->status == REJECTED_BY_CONSUMER)
+		snprintf(text, size, "whoever listened there has gone");
+	else
+		snprintf(text, size, "reason %d of the CM", event->status);
+}
+
 /* What another event than the one that was waited for means. */
 static int unexpected(struct rdma_session *session, const struct rdma_cm_event *event,
 		      const char *step)
 {
-	const struct rdma_conn_param *conn = &event->param.conn;
 	char text[64] = "";
 
 	switch (event->event) {
 	case RDMA_CM_EVENT_REJECTED:
-		/* The CM pads with zeroes; the peer may send anything. */
-		if (conn->private_data != NULL && conn->private_data_len > 0)
-			snprintf(text, sizeof(text), "%.*s", (int)conn->private_data_len,
-				 (const char *)conn->private_data);
-		for (char *p = text; *p != '\0'; p++)
-			*p = *p >= ' ' && *p <= '~' ? *p : '?';
-		return because(session, -ECONNREFUSED, "%s: rejected (%s)", step,
-			       text[0] != '\0' ? text : "nobody listens there");
+		rejection(event, text, sizeof(text));
+		return because(session, -ECONNREFUSED, "%s: rejected (%s)", step, text);
 	case RDMA_CM_EVENT_UNREACHABLE:
 		return because(session, -EHOSTUNREACH, "%s", step);
 	default:
