@@ -150,7 +150,8 @@ static void drain(struct vmferry_session *session)
 {
 	struct rdma_session *r = rdma_session_of(session);
 
-	if (r->mailbox == NULL || session_error(session) != 0)
+	/* A source that gives up before it is ready has said nothing, and the destination expects nothing. */
+	if (r->service == NULL || r->mailbox == NULL || session_error(session) != 0)
 		return;
 	rdma_mailbox_drain(r, vmferry_now() + DRAIN_NS);
 	/* If it does not get through, the peer will only be surprised. */

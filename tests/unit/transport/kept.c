@@ -32,6 +32,14 @@ void log_keep(void)
 	vmferry_set_log(keep, NULL, VMFERRY_LOG_INFO);
 }
 
+void log_forget(void)
+{
+	pthread_mutex_lock(&kept.lock);
+	memset(kept.text, 0, sizeof(kept.text));
+	kept.used = 0;
+	pthread_mutex_unlock(&kept.lock);
+}
+
 bool log_has(const char *text)
 {
 	bool found;

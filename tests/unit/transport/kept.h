@@ -7,6 +7,7 @@
 
 /* Keeps all lines from now on; whether one of them holds @text. */
 void log_keep(void);
+void log_forget(void);
 bool log_has(const char *text);
 
 #endif

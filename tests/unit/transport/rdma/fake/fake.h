@@ -144,6 +144,8 @@ void fake_hold_cm(bool hold);
 
 /* The next time that the CM would report a step's success it reports this failure of the step instead (ADDR_ERROR, ..., REJECTED). */
 void fake_cm_error(enum rdma_cm_event_type event, int status);
+/* The same, but not the next time: the @nth, counted from 1. */
+void fake_cm_error_at(unsigned int nth, enum rdma_cm_event_type event, int status);
 
 /* The device goes away: DEVICE_REMOVAL to all identifiers, DEVICE_FATAL to all contexts, queue pairs in error, calls fail. */
 void fake_device_remove(unsigned int device);

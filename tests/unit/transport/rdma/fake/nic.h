@@ -236,7 +236,7 @@ struct nic {
 		unsigned int double_fences, rnr;
 		uint32_t hold_acks_of; /* 0: of none */
 		enum rdma_cm_event_type cm_event;
-		bool cm_error;
+		unsigned int cm_at; /* 0: none fails */
 		int cm_status;
 		enum ibv_event_type slow_async;
 		unsigned int slow_async_ms; /* 0: none is slow */

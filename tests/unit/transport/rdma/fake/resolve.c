@@ -161,12 +161,9 @@ __be16 rdma_get_dst_port(struct rdma_cm_id *id)
 
 /* ---- resolving ----------------------------------------------------------------------------------------------- */
 
-static bool fails(enum rdma_cm_event_type good)
+/* Whether the script's failure is one of the step that has come to this. */
+static bool is_its_failure(enum rdma_cm_event_type good, enum rdma_cm_event_type bad)
 {
-	enum rdma_cm_event_type bad = nic.script.cm_event;
-
-	if (!nic.script.cm_error)
-		return false;
 	switch (good) {
 	case RDMA_CM_EVENT_ADDR_RESOLVED:
 		return bad == RDMA_CM_EVENT_ADDR_ERROR;
@@ -182,11 +179,11 @@ static bool fails(enum rdma_cm_event_type good)
 
 bool nic_step_done(struct nic_id *id, enum rdma_cm_event_type good, enum nic_step step)
 {
-	bool bad = fails(good);
+	bool bad = nic.script.cm_at > 0 && is_its_failure(good, nic.script.cm_event) &&
+		   --nic.script.cm_at == 0;
 
 	id->step = bad ? STEP_FAILED : step;
 	if (bad) {
-		nic.script.cm_error = false;
 		nic_event_post(nic_event_new(id, nic.script.cm_event, nic.script.cm_status));
 	} else if (good != RDMA_CM_EVENT_CONNECT_REQUEST) {
 		nic_event_post(nic_event_new(id, good, 0));
@@ -196,9 +193,14 @@ bool nic_step_done(struct nic_id *id, enum rdma_cm_event_type good, enum nic_ste
 
 void fake_cm_error(enum rdma_cm_event_type event, int status)
 {
+	fake_cm_error_at(1, event, status);
+}
+
+void fake_cm_error_at(unsigned int nth, enum rdma_cm_event_type event, int status)
+{
 	nic_lock();
 	nic.script.cm_event = event;
-	nic.script.cm_error = true;
+	nic.script.cm_at = nth;
 	nic.script.cm_status = status;
 	nic_unlock();
 }
