@@ -28,13 +28,14 @@ static rlim_t limit_of_process(void)
 	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ? RLIM_INFINITY : limit.rlim_cur;
 }
 
-/* What a device takes on demand is not pinned. */
+/* What a device takes on demand is not pinned, unless one has refused to: then none is asked any more. */
 static uint64_t pinning_rails(const struct rdma_session *session)
 {
+	bool refused = atomic_load(&session->registrar->odp_refused);
 	uint64_t rails = 0;
 
 	for (unsigned int i = 0; i < session->rail_count; i++)
-		rails += session->rails[i] != NULL && !session->rails[i]->limits.odp;
+		rails += session->rails[i] != NULL && (refused || !session->rails[i]->limits.odp);
 	return rails;
 }
 

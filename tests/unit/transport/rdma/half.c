@@ -39,6 +39,8 @@ static const struct transport_ops half_ops = {
 	.wake = wake,
 };
 
+bool half_on_demand;
+
 static void open_rails(struct half *half)
 {
 	struct ibv_device **list = ibv_get_device_list(NULL);
@@ -67,6 +69,7 @@ void half_open(struct half *half, bool is_source, unsigned int rails)
 	cr_assert_not_null(half->rdma);
 	half->rdma->session = half->session;
 	half->rdma->door.rail_count = rails;
+	half->rdma->options.odp = half_on_demand;
 	half->session->kind = half->rdma;
 	half->session->control.type_max = CHANNEL_TYPE_MAX;
 	open_rails(half);

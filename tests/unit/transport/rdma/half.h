@@ -18,6 +18,9 @@ struct half {
 	struct ibv_context *contexts[2];
 };
 
+/* What the next one's options say of paging on demand. */
+extern bool half_on_demand;
+
 void half_open(struct half *half, bool is_source, unsigned int rails);
 
 /* Nothing may be left of it in the devices. */

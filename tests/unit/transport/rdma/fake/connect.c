@@ -61,7 +61,7 @@ static struct nic_id *passive_new(struct nic_id *listener, struct nic_id *active
 	nic_address_read(&active->cm.route.addr.dst_addr, &ip, &port);
 	id->device = nic_device_of(&ip);
 	nic_device_get(id->device);
-	id->cm.verbs = &id->device->context->ibv;
+	id->cm.verbs = &id->device->context->extended.context;
 	id->cm.port_num = 1;
 	id->cm.route.addr.src_storage = active->cm.route.addr.dst_storage;
 	id->cm.route.addr.dst_storage = active->cm.route.addr.src_storage;

@@ -11,22 +11,74 @@
 #define NETWORK_BYTES_V4 15
 #define NETWORK_BYTES_V6 8
 
+static void fill_attributes(struct ibv_device_attr *attr)
+{
+	const struct fake_limits *limits = &nic.limits;
+
+	memset(attr, 0, sizeof(*attr));
+	strcpy(attr->fw_ver, "0.0");
+	attr->max_mr_size = limits->max_mr_size;
+	attr->page_size_cap = 4096;
+	attr->max_qp = 1024;
+	attr->max_qp_wr = (int)limits->max_qp_wr;
+	attr->max_sge = (int)limits->max_sge;
+	attr->max_sge_rd = (int)limits->max_sge;
+	attr->max_cq = 1024;
+	attr->max_cqe = (int)limits->max_cqe;
+	attr->max_mr = (int)limits->max_mr;
+	attr->max_pd = 1024;
+	attr->max_qp_rd_atom = limits->max_reads_in;
+	attr->max_res_rd_atom = limits->max_reads_in;
+	attr->max_qp_init_rd_atom = limits->max_reads_out;
+	attr->max_pkeys = 1;
+	attr->local_ca_ack_delay = 15;
+	attr->phys_port_cnt = 1;
+}
+
+static int query_device_ex(struct ibv_context *context,
+			   const struct ibv_query_device_ex_input *input,
+			   struct ibv_device_attr_ex *attr, size_t size)
+{
+	int error;
+
+	(void)input;
+	nic_lock();
+	error = nic_scripted(FAKE_QUERY_DEVICE);
+	if (error == 0 && nic_gone(context))
+		error = EIO;
+	if (error == 0) {
+		memset(attr, 0, size);
+		fill_attributes(&attr->orig_attr);
+		if (nic.limits.on_demand) {
+			attr->odp_caps.general_caps = IBV_ODP_SUPPORT;
+			attr->odp_caps.per_transport_caps.rc_odp_caps =
+				IBV_ODP_SUPPORT_SEND | IBV_ODP_SUPPORT_RECV |
+				IBV_ODP_SUPPORT_WRITE | IBV_ODP_SUPPORT_READ;
+		}
+	}
+	nic_unlock();
+	return error;
+}
+
 static struct nic_context *context_new(struct nic_device *device)
 {
 	struct nic_context *context = nic_alloc(1, sizeof(*context));
 
 	context->device = device;
-	context->ibv.device = &device->ibv;
-	context->ibv.ops.poll_cq = nic_poll_cq;
-	context->ibv.ops.req_notify_cq = nic_req_notify_cq;
-	context->ibv.ops.post_send = fake_post_send;
-	context->ibv.ops.post_recv = fake_post_recv;
-	context->ibv.cmd_fd = -1;
-	context->ibv.num_comp_vectors = 2;
-	pthread_mutex_init(&context->ibv.mutex, NULL);
+	context->extended.context.device = &device->ibv;
+	context->extended.context.ops.poll_cq = nic_poll_cq;
+	context->extended.context.ops.req_notify_cq = nic_req_notify_cq;
+	context->extended.context.ops.post_send = fake_post_send;
+	context->extended.context.ops.post_recv = fake_post_recv;
+	context->extended.context.abi_compat = __VERBS_ABI_IS_EXTENDED;
+	context->extended.sz = sizeof(context->extended);
+	context->extended.query_device_ex = query_device_ex;
+	context->extended.context.cmd_fd = -1;
+	context->extended.context.num_comp_vectors = 2;
+	pthread_mutex_init(&context->extended.context.mutex, NULL);
 	TAILQ_INIT(&context->events);
 	latch_open(&context->latch);
-	context->ibv.async_fd = context->latch.fd;
+	context->extended.context.async_fd = context->latch.fd;
 	LIST_INSERT_HEAD(&device->contexts, context, link);
 	return context;
 }
@@ -41,7 +93,7 @@ static void context_free(struct nic_context *context)
 	}
 	LIST_REMOVE(context, link);
 	latch_close(&context->latch);
-	pthread_mutex_destroy(&context->ibv.mutex);
+	pthread_mutex_destroy(&context->extended.context.mutex);
 	free(context);
 }
 
@@ -234,7 +286,7 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
 	context = context_new(our);
 	nic.counts.live.contexts++;
 	nic_unlock();
-	return &context->ibv;
+	return &context->extended.context;
 }
 
 int ibv_close_device(struct ibv_context *context)
@@ -248,30 +300,6 @@ int ibv_close_device(struct ibv_context *context)
 	nic.counts.live.contexts--;
 	nic_unlock();
 	return 0;
-}
-
-static void fill_attributes(struct ibv_device_attr *attr)
-{
-	const struct fake_limits *limits = &nic.limits;
-
-	memset(attr, 0, sizeof(*attr));
-	strcpy(attr->fw_ver, "0.0");
-	attr->max_mr_size = limits->max_mr_size;
-	attr->page_size_cap = 4096;
-	attr->max_qp = 1024;
-	attr->max_qp_wr = (int)limits->max_qp_wr;
-	attr->max_sge = (int)limits->max_sge;
-	attr->max_sge_rd = (int)limits->max_sge;
-	attr->max_cq = 1024;
-	attr->max_cqe = (int)limits->max_cqe;
-	attr->max_mr = (int)limits->max_mr;
-	attr->max_pd = 1024;
-	attr->max_qp_rd_atom = limits->max_reads_in;
-	attr->max_res_rd_atom = limits->max_reads_in;
-	attr->max_qp_init_rd_atom = limits->max_reads_out;
-	attr->max_pkeys = 1;
-	attr->local_ca_ack_delay = 15;
-	attr->phys_port_cnt = 1;
 }
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
@@ -372,7 +400,7 @@ struct ibv_context **rdma_get_devices(int *count)
 		if (nic.devices[i].removed)
 			continue;
 		nic_device_get(&nic.devices[i]);
-		list[found++] = &nic.devices[i].context->ibv;
+		list[found++] = &nic.devices[i].context->extended.context;
 	}
 	if (count != NULL)
 		*count = found;

@@ -46,6 +46,7 @@ struct fake_limits {
 	uint32_t max_message;  /* bytes of a work request: more is IBV_WC_LOC_LEN_ERR */
 	uint8_t max_reads_in;  /* max_qp_rd_atom */
 	uint8_t max_reads_out; /* max_qp_init_rd_atom */
+	bool on_demand;	       /* pages on demand; without, a region that wants it is refused */
 	bool loses_receives;   /* as rxe: a RECV posted to a queue pair in error is never flushed */
 	enum ibv_mtu active_mtu;      /* of the port */
 	enum ibv_port_state state;    /* of the port */
@@ -170,6 +171,7 @@ struct fake_counts {
 	uint64_t enomem;      /* posting to a queue that was full */
 	uint64_t overruns;    /* completions that found their queue full */
 	uint64_t rnr;	      /* no RECV when one was needed */
+	uint64_t on_demand;   /* regions whose pages were not pinned */
 	struct {
 		unsigned int contexts; /* of ibv_open_device() */
 		unsigned int pds;

@@ -70,7 +70,9 @@ static int check_region(const struct ibv_pd *pd, const void *memory, size_t leng
 		return EINVAL;
 	if ((access & needs_local) && !(access & IBV_ACCESS_LOCAL_WRITE))
 		return EINVAL;
-	if (access & (IBV_ACCESS_ON_DEMAND | IBV_ACCESS_ZERO_BASED | IBV_ACCESS_MW_BIND))
+	if (access & (IBV_ACCESS_ZERO_BASED | IBV_ACCESS_MW_BIND))
+		return EINVAL;
+	if ((access & IBV_ACCESS_ON_DEMAND) && !nic.limits.on_demand)
 		return EINVAL;
 	if ((iova ^ (uintptr_t)memory) & (PAGE - 1))
 		return EINVAL;
@@ -107,7 +109,7 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *memory, size_t length, 
 	/* As it keeps the domain from going away while the lock is dropped for what takes time. */
 	container(pd, struct nic_pd, ibv)->users++;
 	nic_unlock();
-	error = pin(memory, length, access);
+	error = access & IBV_ACCESS_ON_DEMAND ? 0 : pin(memory, length, access);
 	nic_lock();
 	if (error != 0) {
 		container(pd, struct nic_pd, ibv)->users--;
@@ -122,6 +124,7 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *memory, size_t length, 
 	mr->access = access;
 	give_keys(mr);
 	nic.counts.live.mrs++;
+	nic.counts.on_demand += (access & IBV_ACCESS_ON_DEMAND) != 0;
 	nic_unlock();
 	return &mr->ibv;
 }

@@ -49,7 +49,7 @@ struct nic_async {
 };
 
 struct nic_context {
-	struct ibv_context ibv;
+	struct verbs_context extended;
 	struct nic_device *device;
 	unsigned int objects; /* that were made of it: domains, completion queues and channels */
 	struct latch latch;
@@ -283,7 +283,7 @@ void nic_device_get(struct nic_device *device);
 void nic_device_put(struct nic_device *device);
 static inline struct nic_context *nic_context_of(const struct ibv_context *context)
 {
-	return container(context, struct nic_context, ibv);
+	return container(context, struct nic_context, extended.context);
 }
 
 /* memory.c */

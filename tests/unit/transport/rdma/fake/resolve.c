@@ -94,7 +94,7 @@ static void set_device(struct nic_id *id, struct nic_device *device)
 {
 	nic_device_get(device);
 	id->device = device;
-	id->cm.verbs = &device->context->ibv;
+	id->cm.verbs = &device->context->extended.context;
 	id->cm.port_num = 1;
 }
 
