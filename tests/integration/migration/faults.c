@@ -97,6 +97,7 @@ static void expect_another_arrives(const char *what, unsigned int number)
 
 	rig_end_source();
 	options.on_phase = NULL;
+	there.in_load = there.in_run = NULL;
 	/* Where a device is gone there is TCP. */
 	options.transport.transport = VMFERRY_TRANSPORT_AUTO;
 	ret = rig_migrate();
@@ -264,6 +265,32 @@ Test(migrate_faults, device_removed_in_any_phase__one_runner)
 {
 	for (device = 0; device < 2; device++)
 		in_each_phase("removed", remove_device);
+}
+
+static void remove_there(void *ctx)
+{
+	(void)ctx;
+	/* The state is loaded for trial before anything is paused. */
+	if (vmferry_source_phase(source) >= when)
+		fake_device_remove(device);
+}
+
+/* Behind the commit point the guest may only run there, if it does. */
+Test(migrate_faults, device_removed_while_the_destination_loads_or_runs__one_runner)
+{
+	for (device = 0; device < 2; device++) {
+		when = VMFERRY_CHECK;
+		open_with(NULL);
+		there.in_load = remove_there;
+		cr_expect_lt(run("removed at trial", device).result, 0);
+		when = VMFERRY_SWITCHOVER;
+		open_with(NULL);
+		there.in_load = remove_there;
+		run("removed at load", device);
+		open_with(NULL);
+		there.in_run = remove_there;
+		cr_expect_eq(run("removed at run", device).result, 0);
+	}
 }
 
 Test(migrate_faults, device_fails_in_any_phase__one_runner)
