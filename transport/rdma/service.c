@@ -453,6 +453,8 @@ static void turn(struct rdma_service *s)
 	heed_hurry(s);
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, deadline_poll_ms(next_turn(s)));
 
+	/* Any session's thread may have heard that the device has failed, and what comes now be of that: the reason goes first. */
+	rdma_alarm_heed(&s->alarm, vmferry_now());
 	for (int i = 0; i < n; i++)
 		attend(s, events[i].data.u64);
 	rdma_alarm_heed(&s->alarm, vmferry_now());
