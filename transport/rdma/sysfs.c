@@ -96,9 +96,9 @@ static void read_type(char type[VMFERRY_RDMA_TEXT], const char *class, const cha
 		return;
 	read_text(link, "%s/%s/ports/%u/link_layer", class, device, port);
 	if (strcmp(link, "InfiniBand") == 0)
-		strcpy(type, "IB");
+		snprintf(type, VMFERRY_RDMA_TEXT, "IB");
 	else if (type[0] != '\0')
-		strcpy(type, "RoCE v1");
+		snprintf(type, VMFERRY_RDMA_TEXT, "RoCE v1");
 }
 
 int rdma_sysfs_gids(const char *class, const char *device, unsigned int port,
