@@ -72,6 +72,14 @@ int vmferry_lane_fence_wait(struct vmferry_session *session, unsigned int lane, 
 	return l == NULL ? ret : session->ops->fence_wait(l, epoch, deadline);
 }
 
+int vmferry_lane_probe(struct vmferry_session *session, unsigned int lane)
+{
+	int ret;
+	struct lane *l = find_lane(session, lane, true, &ret);
+
+	return l == NULL || session->ops->probe == NULL ? ret : session->ops->probe(l);
+}
+
 int vmferry_lane_read(struct vmferry_session *session, unsigned int lane,
 		      struct vmferry_memory *memory, uint64_t offset, uint64_t address,
 		      uint64_t length, uint64_t deadline)

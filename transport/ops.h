@@ -119,6 +119,7 @@ struct transport_ops {
 		     uint64_t deadline);
 	int (*fence)(struct lane *lane, uint32_t epoch, uint64_t deadline);
 	int (*fence_wait)(struct lane *lane, uint32_t epoch, uint64_t deadline);
+	int (*probe)(struct lane *lane); /* NULL: no matter */
 	int (*read)(struct lane *lane, uint8_t *to, uint64_t address, uint64_t length,
 		    uint64_t deadline);
 	int (*fd)(const struct lane *lane);

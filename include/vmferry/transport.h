@@ -261,6 +261,13 @@ int vmferry_lane_fence_wait(struct vmferry_session *session, unsigned int lane, 
 			    uint64_t deadline);
 
 /*
+ * At the source, for a lane that has nothing to do: asks for a sign of life of its path, so that one that is dead shows now and not when
+ * the lane is needed. To be called a few times a second; waits for nothing. 0, or the error that has ended the session. Over TCP, where
+ * the lanes' path is that of the control connection, it does nothing.
+ */
+int vmferry_lane_probe(struct vmferry_session *session, unsigned int lane);
+
+/*
  * At the destination: waits until fence @epoch has come on every lane. Then every write that was given before it is
  * placed and visible to this process' CPUs. -ECONNRESET if a lane ended before that.
  */

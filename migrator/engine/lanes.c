@@ -15,6 +15,8 @@
 /* No bytes taken for this long: the peer hangs. */
 #define LANE_STUCK_NS (10 * NS_PER_S)
 #define IDLE_SLICE_NS (100 * NS_PER_MS)
+/* So often an idle lane is asked whether its path is there. */
+#define PROBE_NS (200 * NS_PER_MS)
 /*
  * What one thread sends in less time than waking the others takes: half a MiB is 40 us at 100 Gb/s, and so is the walk through the map of
  * 16 GiB.
@@ -97,6 +99,17 @@ static bool sleep_until_work(struct lane *lane, uint64_t generation)
 	return mine;
 }
 
+/* Else a path that is dead would show in the blackout, with the guest standing still. */
+static int probe(struct lane *lane)
+{
+	uint64_t now = vmferry_now();
+
+	if (now - lane->probed_ns < PROBE_NS)
+		return 0;
+	lane->probed_ns = now;
+	return vmferry_lane_probe(lane->pool->session, lane->index);
+}
+
 static int stream(struct lane *lane)
 {
 	struct lane_pool *pool = lane->pool;
@@ -124,6 +137,9 @@ static int stream(struct lane *lane)
 			lane_count(&lane->counts.sweeps, 1);
 			continue;
 		}
+		r = probe(lane);
+		if (r < 0)
+			return r;
 		atomic_store_explicit(&lane->counts.seen, generation, memory_order_release);
 		if (!sleep_until_work(lane, generation))
 			return 0;

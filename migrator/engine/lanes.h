@@ -51,6 +51,7 @@ struct lane {
 	bool started;
 	bool record;	      /* note what is sent in the pool's resent maps */
 	bool idle;	      /* under the pool's lock: the worker sleeps, or is about to */
+	uint64_t probed_ns;   /* when its path was asked last */
 	uint64_t patience_ns; /* a destination that takes no bytes for this long hangs */
 	struct vmferry_write batch[LANE_BATCH];
 	unsigned int batch_count;

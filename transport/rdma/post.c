@@ -266,3 +266,20 @@ int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline)
 	out->fenced = (uint64_t)epoch + 1;
 	return lane_ring(l);
 }
+
+/*
+ * A write without bytes: the peer's device acknowledges it, its memory and its processors have no part in that, and no key is looked at
+ * (IBTA C9-88). Not needed as long as a completion is still to come.
+ */
+int rdma_lane_probe(struct lane *lane)
+{
+	struct rdma_lane *l = rdma_lane_of(lane);
+	int ret = lane_reap(l);
+
+	if (ret < 0)
+		return ret;
+	if (l->out.signalled > l->out.done || !lane_has_room(l, 0))
+		return 0;
+	lane_stage(l, IBV_WR_RDMA_WRITE, IBV_SEND_SIGNALED)->sg_list->length = 0;
+	return lane_ring(l);
+}

@@ -191,6 +191,7 @@ const struct transport_ops rdma_ops = {
 	.write = rdma_lane_write,
 	.fence = rdma_lane_fence,
 	.fence_wait = rdma_lane_fence_wait,
+	.probe = rdma_lane_probe,
 	.read = rdma_lane_read,
 	.fd = rdma_lane_fd,
 	.node = rdma_lane_node,

@@ -188,6 +188,7 @@ int rdma_lane_write(struct lane *lane, const struct vmferry_write *writes, unsig
 		    uint64_t deadline);
 int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline);
 int rdma_lane_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline);
+int rdma_lane_probe(struct lane *lane);
 int rdma_lane_read(struct lane *lane, uint8_t *to, uint64_t address, uint64_t length,
 		   uint64_t deadline);
 int rdma_lane_fd(const struct lane *lane);

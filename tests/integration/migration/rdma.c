@@ -176,3 +176,26 @@ Test(migrate_rdma, last_fence_fails__guest_runs_on_at_once_and_the_lane_is_named
 	cr_expect(atomic_load(&here.pulse->running));
 	cr_expect_not(atomic_load(&there.pulse->running));
 }
+
+/* Pre-copy goes on for as long as the prediction is over the limit, and the guest writes nothing meanwhile: only asking shows it. */
+Test(migrate_rdma, path_dies_under_idle_lanes__noticed_before_the_switchover)
+{
+	uint64_t cut;
+	int r;
+
+	options.downtime_ns = 1;
+	rig_start();
+	for (int i = 0; i < 10000 && vmferry_source_phase(source) < VMFERRY_PRECOPY; i++)
+		usleep(1000);
+	/* Nobody hears of what it writes now. */
+	atomic_store(&here.source, NULL);
+	usleep(500000);
+	cut = vmferry_now();
+	fake_cut_wire(true);
+	r = vmferry_source_wait(source, cut + 10 * SECOND);
+	cr_expect_lt(vmferry_now() - cut, 2 * SECOND);
+	fake_cut_wire(false);
+	cr_assert_eq(r, -ECONNRESET);
+	cr_expect(atomic_load(&here.pulse->running));
+	cr_expect_not(atomic_load(&there.pulse->running));
+}
