@@ -183,6 +183,9 @@ void chunk_unpin(struct rdma_chunk *chunk)
 		int error = chunk->regions[i] == NULL ? 0 : ibv_dereg_mr(chunk->regions[i]);
 
 		chunk->regions[i] = NULL;
+		/* The device was removed, and the kernel has let go of the pages. */
+		if (error == EIO)
+			continue;
 		/* Its pages stay pinned, so whatever the device still does to them hits nobody else's. */
 		if (error != 0)
 			log_error(

@@ -104,7 +104,8 @@ static void rail_free(struct rdma_rail *rail)
 	if (rail->channel != NULL)
 		ibv_destroy_comp_channel(rail->channel);
 	error = rail->pd == NULL ? 0 : ibv_dealloc_pd(rail->pd);
-	if (error != 0)
+	/* EIO: the device was removed, and what was made of it is gone. */
+	if (error != 0 && error != EIO)
 		log_error("rail %s: its protection domain stays: %s: deregister all memory before "
 			  "the session is closed",
 			  rail->name, strerror(error));

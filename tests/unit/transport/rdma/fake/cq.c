@@ -151,6 +151,7 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *cq_cont
 int ibv_destroy_cq(struct ibv_cq *cq)
 {
 	struct nic_cq *our = cq_of(cq);
+	int error;
 
 	nic_lock();
 	if (our->users > 0) {
@@ -166,10 +167,11 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 		channel_of(cq->channel)->cqs--;
 	nic_context_drop(cq->context);
 	nic.counts.live.cqs--;
+	error = nic_destroyed(cq->context);
 	nic_unlock();
 	free(our->ring);
 	free(our);
-	return 0;
+	return error;
 }
 
 static void overrun(struct nic_cq *cq)

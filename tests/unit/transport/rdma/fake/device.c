@@ -198,6 +198,11 @@ bool nic_gone(const struct ibv_context *context)
 	return our->device->removed;
 }
 
+int nic_destroyed(const struct ibv_context *context)
+{
+	return nic_gone(context) ? EIO : 0;
+}
+
 void nic_context_use(const struct ibv_context *context)
 {
 	nic_context_of(context)->objects++;

@@ -33,6 +33,7 @@ struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
 int ibv_dealloc_pd(struct ibv_pd *pd)
 {
 	struct nic_pd *our = container(pd, struct nic_pd, ibv);
+	int error;
 
 	nic_lock();
 	if (our->users > 0) {
@@ -41,9 +42,10 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 	}
 	nic_context_drop(pd->context);
 	nic.counts.live.pds--;
+	error = nic_destroyed(pd->context);
 	nic_unlock();
 	free(our);
-	return 0;
+	return error;
 }
 
 /* What pinning does, and refuses: the memory must be there, with the rights that the device needs. */
@@ -143,6 +145,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *memory, size_t length, int ac
 int ibv_dereg_mr(struct ibv_mr *mr)
 {
 	struct nic_mr *our = container(mr, struct nic_mr, ibv);
+	int error;
 
 	nic_lock();
 	if (nic.mrs[mr->lkey >> KEY_SHIFT] != our)
@@ -151,9 +154,10 @@ int ibv_dereg_mr(struct ibv_mr *mr)
 	nic_settle(&our->busy, "a memory region stays busy");
 	container(mr->pd, struct nic_pd, ibv)->users--;
 	nic.counts.live.mrs--;
+	error = nic_destroyed(mr->context);
 	nic_unlock();
 	free(our);
-	return 0;
+	return error;
 }
 
 struct nic_mr *nic_mr_use(const struct ibv_pd *pd, uint32_t key, uint64_t address, uint64_t length,

@@ -275,6 +275,11 @@ void nic_async_raise(struct nic_context *context, const struct ibv_async_event *
 void nic_async_forget(struct ibv_context *context, const void *element);
 /* Whether the device was removed. Ends the process if librdmacm has closed the context. */
 bool nic_gone(const struct ibv_context *context);
+/*
+ * What destroying an object says. Of a removed device the kernel has destroyed it before, and libibverbs passes on that it finds nothing
+ * (rdma-core, verbs_is_destroy_err(), unless RDMAV_ALLOW_DISASSOC_DESTROY is set).
+ */
+int nic_destroyed(const struct ibv_context *context);
 /* An object was made of this context, or has gone. */
 void nic_context_use(const struct ibv_context *context);
 void nic_context_drop(const struct ibv_context *context);

@@ -126,10 +126,13 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *attr)
 
 int ibv_destroy_qp(struct ibv_qp *qp)
 {
+	int error;
+
 	nic_lock();
+	error = nic_destroyed(qp->context);
 	nic_qp_free(nic_qp_of(qp));
 	nic_unlock();
-	return 0;
+	return error;
 }
 
 /* ---- completions --------------------------------------------------------------------------------------------- */
