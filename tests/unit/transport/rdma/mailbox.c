@@ -297,6 +297,27 @@ Test(mailbox, words_not_taken_when_the_end_is_seen__heard_before_it)
 	cr_expect_eq(vmferry_recv(pair.destination, &m, PATIENT), -ECONNRESET);
 }
 
+/* Queues are armed when a hurry begins, and who waits polls. */
+Test(mailbox, hurry__nobody_is_woken_by_completions)
+{
+	vmferry_session_hurry(pair.source, vmferry_now() + 20000 * MS);
+	vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+	usleep(50000);
+	fake_fail_at(FAKE_GET_CQ_EVENT, 1, EIO);
+	for (unsigned int i = 1; i <= 50; i++) {
+		cr_assert_eq(send_to(pair.source, i, "there", 5), 0);
+		expect(pair.destination, i, "there", 5);
+		cr_assert_eq(send_to(pair.destination, i, "back", 4), 0);
+		expect(pair.source, i, "back", 4);
+	}
+	cr_expect_not(fake_reached());
+	fake_fail_at(FAKE_GET_CQ_EVENT, 0, 0);
+	vmferry_session_hurry(pair.source, 0);
+	vmferry_session_hurry(pair.destination, 0);
+	cr_assert_eq(send_to(pair.source, 1, "asleep", 6), 0);
+	expect(pair.destination, 1, "asleep", 6);
+}
+
 /* The first long one finds its memory ready; what is as long as that, longer, or comes second is not different for who takes it. */
 Test(mailbox, long_messages_in_a_hurry__whole)
 {
