@@ -100,6 +100,15 @@ Test(migrate, two_terminals__and_onward)
 	cr_assert_eq(guest_quit(&third, work_path("c")), 0);
 }
 
+static void start_both_without_rdma(char uri[PATH_BYTES])
+{
+	if (access("/sys/class/infiniband", F_OK) == 0)
+		cr_skip_test("this host has RDMA");
+	start_receiver(&destination, work_path("b"), uri);
+	PROGRAM(&source, SMALL_GUEST(work_path("a")));
+	guest_wait_ready(work_path("a"));
+}
+
 /* What was wished for and could not be had is told on both sides, in the file and on the screen. */
 Test(migrate, auto_without_rdma__the_report_says_so)
 {
@@ -107,11 +116,7 @@ Test(migrate, auto_without_rdma__the_report_says_so)
 	struct program migrate;
 	struct json_object *report;
 
-	if (access("/sys/class/infiniband", F_OK) == 0)
-		cr_skip_test("this host has RDMA");
-	start_receiver(&destination, work_path("b"), uri);
-	PROGRAM(&source, SMALL_GUEST(work_path("a")));
-	guest_wait_ready(work_path("a"));
+	start_both_without_rdma(uri);
 	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("a"), uri, "--transport", "auto",
 				"--downtime", "1s", "--json", work_path("report.json")),
 		     0, "%s", program_err(&migrate));
@@ -131,11 +136,7 @@ Test(migrate, rdma_without_a_device__fails_and_the_guest_runs_on)
 	struct program migrate;
 	struct json_object *report;
 
-	if (access("/sys/class/infiniband", F_OK) == 0)
-		cr_skip_test("this host has RDMA");
-	start_receiver(&destination, work_path("b"), uri);
-	PROGRAM(&source, SMALL_GUEST(work_path("a")));
-	guest_wait_ready(work_path("a"));
+	start_both_without_rdma(uri);
 	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("a"), uri, "--transport", "rdma",
 				"--json", work_path("report.json")),
 		     1);
