@@ -414,8 +414,12 @@ static int parse(struct rdma_mailbox *m, const uint8_t *slot, uint32_t length, s
 void rdma_mailbox_prepare(struct rdma_session *session)
 {
 	struct rdma_mailbox *m = session->mailbox;
-	void *spare = m == NULL ? NULL : malloc(SPARE_BYTES);
+	void *spare;
 
+	/* One that was not used is as good. */
+	if (m == NULL || atomic_load(&m->spare) != NULL)
+		return;
+	spare = malloc(SPARE_BYTES);
 	if (spare == NULL)
 		return;
 	memset(spare, 0, SPARE_BYTES);
