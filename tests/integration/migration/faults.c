@@ -82,15 +82,6 @@ static void expect_one_runner(const char *what, unsigned int number, int result)
 	cr_expect_not(atomic_load(&there.compared), "%s %u: it ran there", what, number);
 }
 
-static void forget_orders(void)
-{
-	for (unsigned int i = 0; i < FAKE_CALLS; i++)
-		fake_fail_at(i, 0, 0);
-	fake_fail_call(0, 0);
-	fake_fail_wr(&(struct fake_match){0}, 0, 0);
-	fake_cut_wire(false);
-}
-
 static void expect_another_arrives(const char *what, unsigned int number)
 {
 	int ret;
@@ -123,7 +114,7 @@ static struct outcome run(const char *what, unsigned int number)
 	o.calls = fake_calls() - calls_before;
 	cr_expect_lt(vmferry_now() - begun, ALL_NS, "%s %u: %s took too long", what, number,
 		     strerror(-o.result));
-	forget_orders();
+	fake_forget();
 	expect_one_runner(what, number, o.result);
 	if (o.result < 0 && o.result != -EINPROGRESS)
 		expect_another_arrives(what, number);
@@ -151,7 +142,9 @@ Test(migrate_faults, out_of_memory_at_each_call__one_runner)
 	cr_expect_gt(failed, CALLS_MIN);
 }
 
-static void fail_often(const char *what, enum fake_call call)
+/* Until a run in which it did not come to the @nth. */
+static void sweep(const char *what, void (*order)(const void *ctx, unsigned int nth),
+		  const void *ctx)
 {
 	struct outcome o;
 	unsigned int i = 1;
@@ -159,11 +152,21 @@ static void fail_often(const char *what, enum fake_call call)
 	do {
 		open_with(NULL);
 		fake_seed(i);
-		fake_fail_at(call, i, EIO);
+		order(ctx, i);
 		o = run(what, i);
 		cr_expect(o.result == 0 || o.reached, "%s %u: another error", what, i);
 		i += 1 + i / SLOWER;
 	} while (o.reached);
+}
+
+static void order_call(const void *ctx, unsigned int nth)
+{
+	fake_fail_at(*(const enum fake_call *)ctx, nth, EIO);
+}
+
+static void fail_often(const char *what, enum fake_call call)
+{
+	sweep(what, order_call, &call);
 }
 
 Test(migrate_faults, any_post_of_requests_fails__one_runner)
@@ -190,20 +193,23 @@ Test(migrate_faults, any_fetching_of_an_event_fails__one_runner)
 
 /* ---- requests ------------------------------------------------------------------------------------------------ */
 
+struct requests {
+	struct fake_match match;
+	enum ibv_wc_status status;
+};
+
+static void order_request(const void *ctx, unsigned int nth)
+{
+	const struct requests *r = ctx;
+
+	fake_fail_wr(&r->match, nth, r->status);
+}
+
 static void fail_requests(const char *what, enum ibv_wr_opcode opcode, enum ibv_wc_status status)
 {
-	const struct fake_match match = {.opcodes = FAKE_OPCODE(opcode)};
-	struct outcome o;
-	unsigned int i = 1;
+	const struct requests requests = {{.opcodes = FAKE_OPCODE(opcode)}, status};
 
-	do {
-		open_with(NULL);
-		fake_seed(i);
-		fake_fail_wr(&match, i, status);
-		o = run(what, i);
-		cr_expect(o.result == 0 || o.reached, "%s %u: another error", what, i);
-		i += 1 + i / SLOWER;
-	} while (o.reached);
+	sweep(what, order_request, &requests);
 }
 
 Test(migrate_faults, any_write_fails__one_runner)

@@ -12,9 +12,7 @@
 #include "fake/fake.h"
 #include "scene.h"
 
-/* Of the later ones one in so many is tried. */
-#define SLOWER 6
-#define SEEDS  16
+#define SEEDS 16
 /* From where on all that was sent is placed and read: what happens to the lanes then is no failure. */
 #define ALL_IS_READ 11
 #define CLOSING	    14
@@ -41,26 +39,23 @@ static const enum ibv_wc_status statuses[] = {
 };
 #define STATUSES (sizeof(statuses) / sizeof(statuses[0]))
 
+struct requests {
+	struct fake_match match;
+	unsigned int runs;
+};
+
+static void order_request(void *ctx, unsigned int nth)
+{
+	struct requests *r = ctx;
+
+	fake_fail_wr(&r->match, nth, statuses[r->runs++ % STATUSES]);
+}
+
 static void fail_requests(const char *what, enum ibv_wr_opcode opcode)
 {
-	const struct fake_match match = {.opcodes = FAKE_OPCODE(opcode)};
-	struct scene_result result;
-	unsigned int failed = 0, runs = 0;
-	unsigned int i = 1;
+	struct requests requests = {.match = {.opcodes = FAKE_OPCODE(opcode)}};
 
-	do {
-		enum ibv_wc_status status = statuses[runs++ % STATUSES];
-
-		fake_reset();
-		fake_seed(i);
-		fake_fail_wr(&match, i, status);
-		result = scene_run(what, i, true);
-		cr_expect(result.error == 0 || result.reached, "%s %u: another error", what, i);
-		cr_expect_neq(result.error, -ETIMEDOUT, "%s %u: not noticed", what, i);
-		failed += result.error < 0;
-		i += 1 + i / SLOWER;
-	} while (result.reached);
-	cr_expect_gt(failed, 0);
+	cr_expect_gt(scene_sweep(what, order_request, &requests), 0);
 }
 
 Test(faults, any_write_fails__an_error_in_time_and_nothing_left)

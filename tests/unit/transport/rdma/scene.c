@@ -12,6 +12,8 @@
 #include "../pair.h"
 #include "fake/fake.h"
 
+/* A sweep slows down: of the later ones one in so many is tried. */
+#define SLOWER	  6
 #define SIZE	  (1ull << 20)
 #define PAGE	  4096ull
 #define PAGES	  (SIZE / PAGE)
@@ -361,20 +363,6 @@ static int play_again(struct scene *s)
 	return ret;
 }
 
-static void forget_orders(void)
-{
-	scene_moment = NULL;
-	for (unsigned int i = 0; i < FAKE_CALLS; i++)
-		fake_fail_at(i, 0, 0);
-	fake_fail_call(0, 0);
-	fake_fail_wr(&(struct fake_match){0}, 0, 0);
-	fake_rnr(0);
-	fake_double_fences(0);
-	fake_hold_fences(false);
-	fake_hold_wire(false);
-	fake_cut_wire(false);
-}
-
 struct scene_result scene_run(const char *what, unsigned int number, bool left)
 {
 	uint64_t begun = vmferry_now();
@@ -393,11 +381,31 @@ struct scene_result scene_run(const char *what, unsigned int number, bool left)
 	cr_expect(result.error == 0 || result.error == -ETIMEDOUT || atomic_load(&complaints) > 0,
 		  "%s %u: nobody said why: %s", what, number, strerror(-result.error));
 	fprintf(stderr, "%s %u: function %d\n", what, number, (int)fake_failed());
-	forget_orders();
+	scene_moment = NULL;
+	fake_forget();
 	memset(to, 0, SIZE);
 	next = left ? play_again(&s) : 0;
 	cr_expect_eq(next, 0, "%s %u: the next session: %s", what, number, strerror(-next));
 	stop_listening(&s);
 	cr_expect_not(fake_leaks(), "%s %u: something was left behind", what, number);
 	return result;
+}
+
+unsigned int scene_sweep(const char *what, scene_order order, void *ctx)
+{
+	struct scene_result result;
+	unsigned int failed = 0;
+	unsigned int i = 1;
+
+	do {
+		fake_reset();
+		fake_seed(i);
+		order(ctx, i);
+		result = scene_run(what, i, true);
+		cr_expect(result.error == 0 || result.reached, "%s %u: another error", what, i);
+		cr_expect_neq(result.error, -ETIMEDOUT, "%s %u: not noticed", what, i);
+		failed += result.error < 0;
+		i += 1 + i / SLOWER;
+	} while (result.reached);
+	return failed;
 }

@@ -30,6 +30,15 @@ struct scene_result {
  */
 struct scene_result scene_run(const char *what, unsigned int number, bool left);
 
+/* Orders the @nth of something to fail. */
+typedef void (*scene_order)(void *ctx, unsigned int nth);
+
+/*
+ * How often it comes to it is a matter of time: runs the scene for the first, the second, ..., and of later ones for one in so many, until
+ * a run in which it did not come to it. Asserts that nothing else fails, and that what fails is noticed. Returns how many runs failed.
+ */
+unsigned int scene_sweep(const char *what, scene_order order, void *ctx);
+
 /* Memory that scene_run() uses, once for each test. */
 void scene_begin(void);
 void scene_end(void);

@@ -11,8 +11,6 @@
 #include "scene.h"
 
 #define SITES_MIN 40 /* fewer would mean that they are not counted */
-/* Calls that come often: each of the first ones fails, of the later ones one in so many. */
-#define SLOWER 6
 
 TestSuite(sites, .init = scene_begin, .fini = scene_end, .timeout = 240);
 
@@ -49,24 +47,21 @@ Test(sites, fails_at_each__the_cause_is_said)
 	fail_each(EDQUOT);
 }
 
-/* How often they are called is a matter of time: until a run in which it was not so often. */
+struct call {
+	enum fake_call call;
+	int error;
+};
+
+static void order_call(void *ctx, unsigned int nth)
+{
+	const struct call *c = ctx;
+
+	fake_fail_at(c->call, nth, c->error);
+}
+
 static unsigned int fail_often(const char *what, enum fake_call call, int error)
 {
-	struct scene_result result;
-	unsigned int failed = 0;
-	unsigned int i = 1;
-
-	do {
-		fake_reset();
-		fake_seed(i);
-		fake_fail_at(call, i, error);
-		result = scene_run(what, i, true);
-		cr_expect(result.error == 0 || result.reached, "%s %u: another error", what, i);
-		cr_expect_neq(result.error, -ETIMEDOUT, "%s %u: not noticed", what, i);
-		failed += result.error < 0;
-		i += 1 + i / SLOWER;
-	} while (result.reached);
-	return failed;
+	return scene_sweep(what, order_call, &(struct call){call, error});
 }
 
 Test(sites, any_post_of_requests_fails__an_error_in_time_and_nothing_left)

@@ -25,6 +25,9 @@
  */
 void fake_reset(void);
 
+/* Nothing is ordered any more: what was to fail does not, what was held goes on. Counters, limits and devices stay. */
+void fake_forget(void);
+
 /* Another order of events across queue pairs, and of acknowledgements. */
 void fake_seed(uint64_t seed);
 

@@ -206,6 +206,27 @@ struct nic_id {
 	struct rdma_conn_param asked; /* as the peer sees it */
 };
 
+/* What a test has ordered; all zero but for @failed when it has ordered nothing. */
+struct nic_script {
+	unsigned int at[FAKE_CALLS];
+	int error[FAKE_CALLS];
+	unsigned int calls;
+	unsigned int call_at;
+	int call_error;
+	enum fake_call failed;
+	struct fake_match match;
+	unsigned int wr_at;
+	enum ibv_wc_status status;
+	bool hold_wire, hold_fences, hold_cm, cut;
+	unsigned int double_fences, rnr;
+	uint32_t hold_acks_of; /* 0: of none */
+	enum rdma_cm_event_type cm_event;
+	unsigned int cm_at; /* 0: none fails */
+	int cm_status;
+	enum ibv_event_type slow_async;
+	unsigned int slow_async_ms; /* 0: none is slow */
+};
+
 struct nic {
 	pthread_mutex_t lock;
 	pthread_cond_t wire;	/* there may be something to do */
@@ -222,25 +243,7 @@ struct nic {
 	TAILQ_HEAD(, nic_qp) qps;
 	TAILQ_HEAD(, nic_id) ids;
 	uint16_t next_port;
-	struct {
-		unsigned int at[FAKE_CALLS];
-		int error[FAKE_CALLS];
-		unsigned int calls;
-		unsigned int call_at;
-		int call_error;
-		enum fake_call failed;
-		struct fake_match match;
-		unsigned int wr_at;
-		enum ibv_wc_status status;
-		bool hold_wire, hold_fences, hold_cm, cut;
-		unsigned int double_fences, rnr;
-		uint32_t hold_acks_of; /* 0: of none */
-		enum rdma_cm_event_type cm_event;
-		unsigned int cm_at; /* 0: none fails */
-		int cm_status;
-		enum ibv_event_type slow_async;
-		unsigned int slow_async_ms; /* 0: none is slow */
-	} script;
+	struct nic_script script;
 };
 
 extern struct nic nic;

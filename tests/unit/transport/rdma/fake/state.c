@@ -81,6 +81,16 @@ void fake_reset(void)
 	nic_unlock();
 }
 
+void fake_forget(void)
+{
+	/* It lets events go that were kept. */
+	fake_hold_cm(false);
+	nic_lock();
+	nic.script = (struct nic_script){.calls = nic.script.calls, .failed = FAKE_CALLS};
+	nic_wire_kick();
+	nic_unlock();
+}
+
 void fake_seed(uint64_t seed)
 {
 	nic_lock();
