@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Deadlines: absolute CLOCK_MONOTONIC nanoseconds, and their forms for poll(2) and pthread_cond_clockwait(3). */
+/*
+ * Deadlines: absolute CLOCK_MONOTONIC nanoseconds, and their forms for poll(2) and
+ * pthread_cond_clockwait(3).
+ */
 #ifndef COMMON_CLOCK_H
 #define COMMON_CLOCK_H
 
@@ -14,7 +17,10 @@
 /* CPU time of the calling thread in nanoseconds. */
 uint64_t thread_cpu_ns(void);
 
-/* Milliseconds until @deadline, rounded up so that a wait does not end early and spin; 0 if it has passed. */
+/*
+ * Milliseconds until @deadline, rounded up so that a wait does not end early and spin; 0 if it has
+ * passed.
+ */
 int deadline_poll_ms(uint64_t deadline);
 
 /* The deadline as a timespec, for pthread_cond_clockwait(CLOCK_MONOTONIC). */

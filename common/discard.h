@@ -4,7 +4,10 @@
 
 #include <stdint.h>
 
-/* Gives whole pages back to the system, shared or anonymous ones: they read as zeroes then. A negative errno of madvise(2). */
+/*
+ * Gives whole pages back to the system, shared or anonymous ones: they read as zeroes then. A
+ * negative errno of madvise(2).
+ */
 int discard_pages(void *base, uint64_t size);
 
 #endif

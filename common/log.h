@@ -3,7 +3,15 @@
 #ifndef COMMON_LOG_H
 #define COMMON_LOG_H
 
+#include <stddef.h>
+
 #include <vmferry/vmferry.h>
+
+/*
+ * Puts '?' in place of C0, DEL and C1 (in UTF-8): text from a peer must not end a line and forge
+ * the next, nor send escape sequences to a terminal. log_line() does so with every line.
+ */
+void replace_control_characters(char *text, size_t length);
 
 __attribute__((format(printf, 2, 3))) void log_line(enum vmferry_log_level level, const char *fmt,
 						    ...);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fixed-width little-endian integers in byte streams. A reader never passes its end: it returns zeroes and remembers
- * that it failed, so that a decoder checks once, behind its last field.
+ * Fixed-width little-endian integers in byte streams. A reader never passes its end: it returns
+ * zeroes and remembers that it failed, so that a decoder checks once, behind its last field.
  */
 #ifndef COMMON_WIRE_H
 #define COMMON_WIRE_H
@@ -52,7 +52,10 @@ uint16_t wire_read_u16(struct wire_reader *r);
 uint32_t wire_read_u32(struct wire_reader *r);
 uint64_t wire_read_u64(struct wire_reader *r);
 
-/* A pointer to the next @length bytes of the stream itself, NULL (and failed) if there are not so many. */
+/*
+ * A pointer to the next @length bytes of the stream itself, NULL (and failed) if there are not so
+ * many.
+ */
 const void *wire_read_bytes(struct wire_reader *r, size_t length);
 
 size_t wire_left(const struct wire_reader *r);

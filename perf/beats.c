@@ -26,13 +26,15 @@ static void beat(size_t side, uint64_t now, uint64_t count)
 	seen.count[side] += count;
 }
 
-static void status(const char *bytes, uint64_t count)
+static void status(size_t side, const char *bytes, uint64_t count)
 {
 	for (uint64_t i = 0; i < count; i++) {
 		if (bytes[i] == GUEST_STATUS_READY)
 			seen.ready = true;
 		else if (bytes[i] == GUEST_STATUS_FAULT)
 			seen.faults++;
+		else if (bytes[i] == GUEST_STATUS_SCRUB)
+			seen.scrubs[side]++;
 	}
 }
 
@@ -51,7 +53,7 @@ static void take(size_t i)
 	if (i % 2 == 0)
 		beat(i / 2, now, (uint64_t)n);
 	else
-		status(bytes, (uint64_t)n);
+		status(i / 2, bytes, (uint64_t)n);
 	pthread_mutex_unlock(&lock);
 }
 

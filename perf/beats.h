@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A guest seen from outside: a thread that reads the bytes of the heartbeat and status ports of two machines and stamps
- * them by CLOCK_MONOTONIC as they come.
+ * A guest seen from outside: a thread that reads the bytes of the heartbeat and status ports of two
+ * machines and stamps them by CLOCK_MONOTONIC as they come.
  */
 #ifndef PERF_BEATS_H
 #define PERF_BEATS_H
@@ -20,8 +20,9 @@ struct beats_side {
 void beats_start(const struct beats_side sides[BEATS_SIDES]);
 
 struct beats_view {
-	bool ready;	 /* the guest said so, on either side */
-	uint64_t faults; /* on both */
+	bool ready;		      /* the guest said so, on either side */
+	uint64_t faults;	      /* on both */
+	uint64_t scrubs[BEATS_SIDES]; /* passes over its memory that the guest has ended */
 	uint64_t count[BEATS_SIDES];
 	uint64_t first_ns[BEATS_SIDES];
 	uint64_t last_ns[BEATS_SIDES];

@@ -53,7 +53,9 @@ void channel_send(struct channel *c, struct json_object *object)
 	json_object_put(object);
 }
 
-/* 0 when @deadline has passed. */
+enum { ENDED = -1, LATE, FILLED };
+
+/* A peer that ends with input unread resets the connection. */
 static int fill(struct channel *c, uint64_t deadline)
 {
 	struct pollfd p = {.fd = c->fd, .events = POLLIN};
@@ -61,7 +63,7 @@ static int fill(struct channel *c, uint64_t deadline)
 	ssize_t n;
 
 	if (poll(&p, 1, now < deadline ? (int)((deadline - now) / NS_PER_MS) + 1 : 0) == 0)
-		return 0;
+		return LATE;
 	if (c->room - c->have < 4096) {
 		c->room = c->room * 2 + 65536;
 		if (c->room > LINE_MAX_BYTES)
@@ -71,22 +73,28 @@ static int fill(struct channel *c, uint64_t deadline)
 			die("out of memory");
 	}
 	n = read(c->fd, c->line + c->have, c->room - c->have);
-	if (n == 0)
-		die("%s: the process ended", c->name);
+	if (n == 0 || (n < 0 && errno == ECONNRESET))
+		return ENDED;
 	if (n < 0 && errno != EINTR)
 		die("%s: %s", c->name, strerror(errno));
 	c->have += n > 0 ? (size_t)n : 0;
-	return 1;
+	return FILLED;
 }
 
-struct json_object *channel_next(struct channel *c, uint64_t deadline)
+/*
+ * The next object; NULL when @deadline has passed or the process has ended, which @state tells
+ * apart.
+ */
+static struct json_object *next(struct channel *c, uint64_t deadline, int *state)
 {
 	struct json_object *object;
 	size_t length;
 	char *end;
 
+	*state = FILLED;
 	while (c->have == 0 || (end = memchr(c->line, '\n', c->have)) == NULL) {
-		if (!fill(c, deadline))
+		*state = fill(c, deadline);
+		if (*state != FILLED)
 			return NULL;
 	}
 	*end = '\0';
@@ -97,6 +105,31 @@ struct json_object *channel_next(struct channel *c, uint64_t deadline)
 	c->have -= length;
 	memmove(c->line, end + 1, c->have);
 	return object;
+}
+
+struct json_object *channel_next(struct channel *c, uint64_t deadline)
+{
+	int state;
+	struct json_object *object = next(c, deadline, &state);
+
+	if (state == ENDED)
+		die("%s: the process ended", c->name);
+	return object;
+}
+
+bool channel_answers(struct channel *c, const char *name, uint64_t deadline)
+{
+	struct json_object *object;
+	bool found = false;
+	int state;
+
+	while (!found && (object = next(c, deadline, &state)) != NULL) {
+		found = json_object_object_get_ex(object, name, NULL);
+		json_object_put(object);
+	}
+	if (!found && state == LATE)
+		die("%s: no answer in time", c->name);
+	return found;
 }
 
 struct json_object *channel_await(struct channel *c, const char *name, const char *value,
@@ -123,7 +156,11 @@ void channel_await_text(struct channel *c, const char *text, uint64_t deadline)
 	while (c->have == 0 || memmem(c->line, c->have, text, strlen(text)) == NULL) {
 		size_t before = c->have;
 
-		if (fill(c, deadline) == 0)
+		int state = fill(c, deadline);
+
+		if (state == ENDED)
+			die("%s: the process ended", c->name);
+		if (state == LATE)
 			die("%s: not done in time: the last it said: %.*s", c->name, (int)before,
 			    c->line);
 		/* Whole lines without it are of no interest, but for the last. */

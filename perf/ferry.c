@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One migration by vmferry, measured from outside: starts `vmferry receive` and `vmferry run`, asks for the migration over
- * the control socket, and prints one "name value" a line: the wall time from the request to the report, CPU time of both
- * processes without vCPUs, memory of both, and what the report says.
+ * One migration by vmferry, measured from outside: starts `vmferry receive` and `vmferry run`, asks
+ * for the migration over the control socket, and prints one "name value" a line: the wall time from
+ * the request to the report, CPU time of both processes without vCPUs, memory of both, and what the
+ * report says.
  *
- *     perf-ferry VMFERRY [--scan] [--warmup MS] [--set NAME=VALUE]... [-- OPTIONS OF vmferry run]
+ *     perf-ferry VMFERRY [--scan] [--warmup MS] [--touch SIZE] [--set NAME=VALUE]... [-- OPTIONS OF
+ *     vmferry run]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -38,6 +40,7 @@ static struct side destination;
 static struct json_object *settings;
 static bool scan;
 static uint64_t warmup_ns = 500 * NS_PER_MS;
+static uint64_t touch; /* bytes of free memory, before the migration */
 
 static void clean_up(void)
 {
@@ -216,6 +219,7 @@ static void parse(int argc, char **argv)
 	static const struct option options[] = {
 		{"scan", no_argument, NULL, 's'},
 		{"warmup", required_argument, NULL, 'w'},
+		{"touch", required_argument, NULL, 't'},
 		{"set", required_argument, NULL, 'o'},
 		{NULL, 0, NULL, 0},
 	};
@@ -226,6 +230,8 @@ static void parse(int argc, char **argv)
 			scan = true;
 		else if (c == 'w')
 			warmup_ns = strtoull(optarg, NULL, 10) * NS_PER_MS;
+		else if (c == 't')
+			touch = parse_size(optarg);
 		else if (c == 'o')
 			set(optarg);
 		else
@@ -240,8 +246,8 @@ int main(int argc, char **argv)
 
 	settings = json_object_new_object();
 	if (argc < 2 || argv[1][0] == '-')
-		die("usage: perf-ferry VMFERRY [--scan] [--warmup MS] [--set NAME=VALUE]... "
-		    "[-- OPTIONS OF vmferry run]");
+		die("usage: perf-ferry VMFERRY [--scan] [--warmup MS] [--touch SIZE] "
+		    "[--set NAME=VALUE]... [-- OPTIONS OF vmferry run]");
 	receive[0] = run[0] = argv[1];
 	parse(argc - 1, argv + 1);
 	if (mkdtemp(directory) == NULL)
@@ -251,6 +257,7 @@ int main(int argc, char **argv)
 	start(&destination, "destination", receive, 3, NULL);
 	start(&source, "source", run, 2, argv + 1 + optind);
 	await_ready();
+	touch_free_memory(touch);
 	be_prompt();
 	migrate();
 	check_guest();

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * RDMA lanes alone, by the public transport interface: two processes of which one moves its memory into the other's, in order as a first
- * pass does or a page here and there as later rounds do, and then sets fences on a lane that has nothing else to do. What perftest
- * measures with ib_write_bw and ib_write_lat. Prints one "name value" a line.
+ * RDMA lanes alone, by the public transport interface: two processes of which one moves its memory
+ * into the other's, in order as a first pass does or a page here and there as later rounds do, and
+ * then sets fences on a lane that has nothing else to do. What perftest measures with ib_write_bw
+ * and ib_write_lat. Prints one "name value" a line.
  *
- *     perf-lanes --rail ADDRESS [--transport tcp] [--lanes N] [--size BYTES] [--depth N] [--memory SIZE] [--rounds N] [--scattered]
+ *     perf-lanes --rail ADDRESS [--transport tcp] [--lanes N] [--size BYTES] [--depth N] [--memory
+ *     SIZE] [--rounds N] [--scattered]
  *                [--fences N]
  */
 #include <errno.h>
@@ -77,7 +79,10 @@ static struct {
 	.fences = 400,
 };
 
-/* When the destination saw the fences, of one lane, both sides spinning. Both processes have it: their clock is the same. */
+/*
+ * When the destination saw the fences, of one lane, both sides spinning. Both processes have it:
+ * their clock is the same.
+ */
 static _Atomic uint64_t *arrivals;
 
 static uint64_t limit(void)
@@ -128,7 +133,7 @@ static enum phase hear(struct vmferry_session *session, uint32_t *epoch)
 	return phase;
 }
 
-/* ---- destination -------------------------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 static void stamp_fences(struct vmferry_session *session, uint32_t first)
 {
@@ -186,7 +191,7 @@ static void destination(int uri_fd)
 	vmferry_session_close(&session);
 }
 
-/* ---- source ------------------------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 static void give(const struct pass *pass, const struct vmferry_write *writes, unsigned int count)
 {
@@ -261,7 +266,10 @@ static void announce(struct vmferry_session *session, enum phase phase, uint32_t
 		die("the destination is out of step");
 }
 
-/* All lanes at once, a thread each; one lane has this thread, so that its time is not a thread's creation. */
+/*
+ * All lanes at once, a thread each; one lane has this thread, so that its time is not a thread's
+ * creation.
+ */
 static struct span move(struct pass all, unsigned int rounds)
 {
 	struct pass passes[LANES_MAX] = {all};
@@ -339,7 +347,9 @@ static void print_times(const char *what, uint64_t *ns)
 	printf("%s_p90_us %.1f\n", what, (double)ns[high] / 1e3);
 }
 
-/* Returns the epoch after the last. All lanes get that one, or the destination would wait for ever. */
+/*
+ * Returns the epoch after the last. All lanes get that one, or the destination would wait for ever.
+ */
 static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, bool hurry)
 {
 	bool stamped = hurry && options.transport.lanes == 1;
@@ -418,7 +428,7 @@ static void source(int uri_fd)
 	vmferry_session_close(&all.session);
 }
 
-/* ---- both --------------------------------------------------------------------------------------------------- */
+/* ---- both ------------------------------------------------------------------------------------ */
 
 static void parse(int argc, char **argv)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bare link: what loopback carries when one process only gathers memory by pages and another only scatters it. No
- * frames, no dirty map, no acknowledgements; the memory on both sides is a memfd as a guest's is, and has been touched before.
- * What the product loses against this is its own doing.
+ * The bare link: what loopback carries when one process only gathers memory by pages and another
+ * only scatters it. No frames, no dirty map, no acknowledgements; the memory on both sides is a
+ * memfd as a guest's is, and has been touched before. What the product loses against this is its
+ * own doing. With --hops processes are between the two that only hand bytes on, as the adaptors of
+ * QEMU's streams do at least.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hops.h"
 #include "measure.h"
 
 #define STREAMS_MAX 64
@@ -45,6 +48,8 @@ static struct {
 	int rcvbuf;
 	bool huge;
 	bool untouched;
+	unsigned int hops;
+	bool splices;
 } options = {.size = GIB, .piece = 4096, .call = MIB, .streams = 1};
 
 /* Shared by both processes. */
@@ -53,6 +58,7 @@ struct result {
 	uint64_t begun_ns;
 	uint64_t ended_ns[STREAMS_MAX];
 	uint64_t cpu_ns[2];
+	uint64_t hop_cpu_ns[2];
 };
 
 struct stream {
@@ -64,36 +70,43 @@ struct stream {
 	struct result *result;
 };
 
-/* ---- memory ------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
+/*
+ * A memfd, as a guest's memory is; where huge pages are asked for it is anonymous, since few
+ * systems have them for a memfd.
+ */
 static char *guest_memory(void)
 {
-	int fd = memfd_create("link", MFD_CLOEXEC);
+	int fd = options.huge ? -1 : memfd_create("link", MFD_CLOEXEC);
+	int flags = options.huge ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
 	char *p;
 
-	if (fd < 0 || ftruncate(fd, (off_t)options.size) < 0)
+	if (!options.huge && (fd < 0 || ftruncate(fd, (off_t)options.size) < 0))
 		die("memfd: %s", strerror(errno));
 	p = mmap(NULL, options.size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
 		die("no address space: %s", strerror(errno));
 	p += -(uintptr_t)p & (HUGE - 1);
-	if (mmap(p, options.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
-	    MAP_FAILED)
+	if (mmap(p, options.size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
 		die("cannot map %" PRIu64 " bytes: %s", options.size, strerror(errno));
 	if (options.huge)
 		madvise(p, options.size, MADV_HUGEPAGE);
-	close(fd);
+	else
+		close(fd);
 	return p;
 }
 
-/* Distinct content, as a guest's: the same cache lines sent again and again would flatter the link. */
+/*
+ * Distinct content, as a guest's: the same cache lines sent again and again would flatter the link.
+ */
 static void fill(char *p)
 {
 	for (uint64_t i = 0; i < options.size / sizeof(uint64_t); i++)
 		((uint64_t *)(void *)p)[i] = (i + 1) * 0x9e3779b97f4a7c15ull;
 }
 
-/* ---- sockets ------------------------------------------------------------------------------------------------ */
+/* ---- sockets --------------------------------------------------------------------------------- */
 
 static void set(int fd, int level, int name, int value)
 {
@@ -155,7 +168,7 @@ static int accept_from(int listener)
 	return fd;
 }
 
-/* ---- the data path ------------------------------------------------------------------------------------------ */
+/* ---- the data path --------------------------------------------------------------------------- */
 
 static void advance(struct iovec *iov, unsigned int *at, size_t n)
 {
@@ -220,14 +233,6 @@ static void *move(void *arg)
 	return NULL;
 }
 
-static uint64_t process_cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 static void run(struct stream *streams, bool sends, struct result *result)
 {
 	char *memory = guest_memory();
@@ -251,7 +256,32 @@ static void run(struct stream *streams, bool sends, struct result *result)
 	result->cpu_ns[sends] = process_cpu_ns() - cpu;
 }
 
-/* ---- both processes ----------------------------------------------------------------------------------------- */
+static void insert_hop(struct stream *streams, bool sends, struct result *result)
+{
+	int fds[STREAMS_MAX];
+
+	for (unsigned int i = 0; i < options.streams; i++)
+		fds[i] = streams[i].fd;
+	hop_start(fds, options.streams, !sends, options.splices, options.call,
+		  &result->hop_cpu_ns[sends]);
+	for (unsigned int i = 0; i < options.streams; i++)
+		streams[i].fd = fds[i];
+}
+
+/* Behind the bytes: each hop ends when they do. */
+static void await_hop(const struct stream *streams, bool sends)
+{
+	int status;
+
+	for (unsigned int i = 0; sends && i < options.streams; i++)
+		shutdown(streams[i].fd, SHUT_WR);
+	while (wait(&status) > 0)
+		if (status != 0)
+			die("%s failed",
+			    sends ? "the receiver or the sender's hop" : "the receiver's hop");
+}
+
+/* ---- both processes -------------------------------------------------------------------------- */
 
 static struct result *result_new(void)
 {
@@ -273,7 +303,10 @@ static void receiver(const struct sockaddr_in *address, struct result *result)
 
 	for (unsigned int i = 0; i < options.streams; i++)
 		streams[i].fd = connect_to(address);
+	if (options.hops > 1)
+		insert_hop(streams, false, result);
 	run(streams, false, result);
+	await_hop(streams, false);
 	exit(0);
 }
 
@@ -289,8 +322,11 @@ static void print(const struct result *result)
 			ended = result->ended_ns[i];
 	}
 	seconds = (double)(ended - result->begun_ns) / (double)NS_PER_S;
-	cpu = (double)(result->cpu_ns[0] + result->cpu_ns[1]) / (double)NS_PER_S;
+	cpu = (double)(result->cpu_ns[0] + result->cpu_ns[1] + result->hop_cpu_ns[0] +
+		       result->hop_cpu_ns[1]) /
+	      (double)NS_PER_S;
 	printf("streams %u\n", options.streams);
+	printf("hops %u\n", options.hops);
 	printf("seconds %.6f\n", seconds);
 	printf("cpu_seconds %.6f\n", cpu);
 	printf("bytes_per_second %.0f\n", (double)options.size / seconds);
@@ -307,8 +343,10 @@ static void usage(void)
 	       "  --call SIZE        bytes in a system call at most (default 1M; at most %d iovecs)\n"
 	       "  --congestion NAME  congestion control (default cubic, as lanes have on loopback)\n"
 	       "  --sndbuf SIZE, --rcvbuf SIZE   fixed buffers (default: the system adapts them)\n"
-	       "  --huge             ask for transparent huge pages\n"
-	       "  --untouched        receive into memory that was never touched\n",
+	       "  --huge             anonymous memory with transparent huge pages\n"
+	       "  --untouched        receive into memory that was never touched\n"
+	       "  --hops 1|2         processes in between: unix socket to TCP at the sender, 2: and back at the receiver\n"
+	       "  --splice           they splice() and copy nothing\n",
 	       IOV_MAX);
 }
 
@@ -324,6 +362,8 @@ static void parse(int argc, char **argv)
 		{"rcvbuf", required_argument, NULL, 'R'},
 		{"huge", no_argument, NULL, 'H'},
 		{"untouched", no_argument, NULL, 'u'},
+		{"hops", required_argument, NULL, 'o'},
+		{"splice", no_argument, NULL, 'l'},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
@@ -348,14 +388,18 @@ static void parse(int argc, char **argv)
 			options.huge = true;
 		else if (c == 'u')
 			options.untouched = true;
+		else if (c == 'o')
+			options.hops = (unsigned int)strtoul(optarg, NULL, 10);
+		else if (c == 'l')
+			options.splices = true;
 		else {
 			usage();
 			exit(c == 'h' ? 0 : 2);
 		}
 	}
 	if (options.streams == 0 || options.streams > STREAMS_MAX || options.piece == 0 ||
-	    options.call == 0 || options.size == 0)
-		die("1 to %d streams, and no size may be 0", STREAMS_MAX);
+	    options.call == 0 || options.size == 0 || options.hops > 2)
+		die("1 to %d streams, 0 to 2 hops, and no size may be 0", STREAMS_MAX);
 }
 
 int main(int argc, char **argv)
@@ -364,7 +408,6 @@ int main(int argc, char **argv)
 	struct sockaddr_in address;
 	struct result *result;
 	int listener;
-	int status;
 	pid_t child;
 
 	parse(argc, argv);
@@ -378,9 +421,10 @@ int main(int argc, char **argv)
 		receiver(&address, result);
 	for (unsigned int i = 0; i < options.streams; i++)
 		streams[i].fd = accept_from(listener);
+	if (options.hops > 0)
+		insert_hop(streams, true, result);
 	run(streams, true, result);
-	if (waitpid(child, &status, 0) != child || status != 0)
-		die("the receiver failed");
+	await_hop(streams, true);
 	print(result);
 	return 0;
 }

@@ -29,6 +29,14 @@ uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
+uint64_t process_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 void sleep_ns(uint64_t ns)
 {
 	struct timespec ts = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
@@ -74,6 +82,21 @@ uint64_t parse_size(const char *text)
 	return n;
 }
 
+void touch_free_memory(uint64_t bytes)
+{
+	char *memory;
+
+	if (bytes == 0)
+		return;
+	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		die("%llu bytes cannot be touched: %s", (unsigned long long)bytes, strerror(errno));
+	madvise(memory, bytes, MADV_HUGEPAGE);
+	for (uint64_t at = 0; at < bytes; at += PAGE)
+		*(volatile char *)(memory + at) = 1;
+	munmap(memory, bytes);
+}
+
 void be_prompt(void)
 {
 	struct sched_param param = {.sched_priority = 1};
@@ -81,7 +104,7 @@ void be_prompt(void)
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param);
 }
 
-/* ---- processes ---------------------------------------------------------------------------------------------- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 static void *wait_for_signal(void *set)
 {
@@ -151,7 +174,7 @@ void thaw(pid_t pid)
 	kill(pid, SIGCONT);
 }
 
-/* ---- CPU time ----------------------------------------------------------------------------------------------- */
+/* ---- CPU time -------------------------------------------------------------------------------- */
 
 /* The first number of a thread's schedstat: nanoseconds on a CPU. 0 if the thread has gone. */
 static uint64_t thread_ns(pid_t pid, const char *tid, const char *vcpu)
@@ -207,11 +230,11 @@ struct cpu_time cpu_time(pid_t pid, const char *vcpu)
 uint64_t cpu_used(struct cpu_time from, struct cpu_time to)
 {
 	if (to.vcpus_ns < from.vcpus_ns)
-		die("a vCPU's thread ended before its CPU time could be read: measure again");
+		exit(MEASURE_AGAIN);
 	return to.all_ns - from.all_ns - (to.vcpus_ns - from.vcpus_ns);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static uint64_t resident(pid_t pid)
 {

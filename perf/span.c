@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * To be preloaded into perftest's client: tells the CPU time of its transfer alone, without its start and its end, which take more than
- * what is looked for. perftest talks to its server over a socket before and after the transfer and not during it: so of the
- * times between two read() calls the longest is the transfer. Printed to standard error when the program ends, as perf-lanes does.
+ * To be preloaded into perftest's client: tells the CPU time of its transfer alone, without its
+ * start and its end, which take more than what is looked for. perftest talks to its server over a
+ * socket before and after the transfer and not during it: so of the times between two read() calls
+ * the longest is the transfer. Printed to standard error when the program ends, as perf-lanes does.
  */
 #include <dlfcn.h>
 #include <stdint.h>

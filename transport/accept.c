@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -10,25 +11,55 @@
 #include "transport/listener.h"
 
 #define OVERTIME_EVENTS 256
+#define PAUSE_NS	(100 * (long)NS_PER_MS)
+
+/*
+ * The connection stays in the backlog and would be an event again at once. No event tells when
+ * there are descriptors and memory again.
+ */
+static int pause_accepting(struct vmferry_listener *listener, int error)
+{
+	const struct itimerspec soon = {.it_value.tv_nsec = PAUSE_NS};
+
+	if (!listener->starved)
+		log_error(
+			"listener %s: cannot accept: %s: raise the limit of open files or of memory; "
+			"trying again until it works",
+			listener->uri, strerror(-error));
+	listener->starved = true;
+	if (timerfd_settime(listener->pause_fd, 0, &soon, NULL) < 0 ||
+	    epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, listener->fd, NULL) < 0)
+		return -errno;
+	return 0;
+}
+
+static int resume_accepting(struct vmferry_listener *listener)
+{
+	uint64_t times;
+
+	if (read(listener->pause_fd, &times, sizeof(times)) < 0)
+		return 0;
+	return listener_watch(listener, listener->fd, &listener->fd);
+}
 
 static int accept_stranger(struct vmferry_listener *listener)
 {
 	struct address peer = {.length = sizeof(peer.storage)};
 	int fd = accept4(listener->fd, (struct sockaddr *)&peer.storage, &peer.length,
 			 SOCK_NONBLOCK | SOCK_CLOEXEC);
-	int ret;
 
 	if (fd >= 0) {
+		listener->starved = false;
 		stranger_new(listener, fd, &peer);
 		return 0;
 	}
-	/* Most errors are of the one connection, which is gone; these are ours and would come again at once. */
+	/*
+	 * Most errors are of the one connection, which is gone; these are ours and would come again
+	 * at once.
+	 */
 	if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
 		return 0;
-	ret = -errno;
-	log_error("listener %s: cannot accept: %s: raise the limit of open files or of memory",
-		  listener->uri, strerror(-ret));
-	return ret;
+	return pause_accepting(listener, -errno);
 }
 
 /* Waits for one event: 0 with @what set, -ETIMEDOUT when none came until @deadline. */
@@ -52,6 +83,8 @@ static int handle(struct vmferry_listener *listener, void *what, struct vmferry_
 		return -ECANCELED;
 	if (what == &listener->fd)
 		return accept_stranger(listener);
+	if (what == &listener->pause_fd)
+		return resume_accepting(listener);
 	if (what == &listener->door)
 		return strangers_door_event(listener, session);
 	return stranger_event(listener, what, session);

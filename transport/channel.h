@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages over a byte stream: {u32 type, u32 length}, little-endian, then the bytes. The stream lies behind a small ops
- * table, so that something that encrypts can be put under it.
+ * Messages over a byte stream: {u32 type, u32 length}, little-endian, then the bytes. The stream
+ * lies behind a small ops table, so that something that encrypts can be put under it.
  *
  * THREADS  Sending and receiving are independent; each is one thread's at a time.
  */
@@ -20,7 +20,10 @@
 
 struct channel;
 
-/* One attempt each that does not block: bytes moved (more than 0), -EAGAIN, -ECONNRESET, or another error. */
+/*
+ * One attempt each that does not block: bytes moved (more than 0), -EAGAIN, -ECONNRESET, or another
+ * error.
+ */
 struct channel_ops {
 	/* With @more, something follows at once and this may wait for it. */
 	ssize_t (*send_some)(struct channel *channel, const void *data, size_t length, bool more);
@@ -47,12 +50,16 @@ void channel_shutdown(struct channel *channel);
 void channel_close(struct channel *channel);
 
 /*
- * -ETIMEDOUT: nothing was sent. -ETIME: the deadline came when a part was sent, which leaves the stream unusable.
+ * -ETIMEDOUT: nothing was sent. -ETIME: the deadline came when a part was sent, which leaves the
+ * stream unusable.
  */
 int channel_send(struct channel *channel, uint32_t type, const void *data, size_t length,
 		 uint64_t deadline);
 
-/* -ETIMEDOUT loses nothing. -EMSGSIZE, -EPROTO: the peer broke the protocol; the stream is unusable. */
+/*
+ * -ETIMEDOUT loses nothing. -EMSGSIZE, -EPROTO: the peer broke the protocol; the stream is
+ * unusable.
+ */
 int channel_recv(struct channel *channel, struct vmferry_message *message, uint64_t deadline);
 
 #endif

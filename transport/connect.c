@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's part of the handshake: control connection, then all lanes, then the destination's word that it is ready. */
+/*
+ * The source's part of the handshake: control connection, then all lanes, then the destination's
+ * word that it is ready.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,7 +215,10 @@ static int await_ready(struct vmferry_session *session, const char *uri, uint64_
 	return session->ops->ready(session);
 }
 
-/* Lanes of RDMA may fail where TCP would not; the time that is left is halved, so that there is some for TCP. */
+/*
+ * Lanes of RDMA may fail where TCP would not; the time that is left is halved, so that there is
+ * some for TCP.
+ */
 static uint64_t lanes_deadline(const struct vmferry_session *session,
 			       const struct vmferry_transport_options *options, uint64_t deadline)
 {
@@ -225,8 +231,8 @@ static uint64_t lanes_deadline(const struct vmferry_session *session,
 }
 
 /*
- * One try with the transport of @options: 0, -EREMOTEIO when RDMA was agreed on but its lanes cannot be had (the reason in @why),
- * or another error.
+ * One try with the transport of @options: 0, -EREMOTEIO when RDMA was agreed on but its lanes
+ * cannot be had (the reason in @why), or another error.
  */
 static int try_connect(const char *uri, const struct vmferry_transport_options *options,
 		       uint64_t deadline, char why[REASON_MAX], struct vmferry_session **session)

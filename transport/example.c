@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The transport layer alone: two processes, and no VM anywhere. One registers memory and waits; the other writes into it, sets a fence,
- * reads it back and compares. It is what a VMM with a migration engine of its own has to do, and nothing else.
+ * The transport layer alone: two processes, and no VM anywhere. One registers memory and waits; the
+ * other writes into it, sets a fence, reads it back and compares. It is what a VMM with a migration
+ * engine of its own has to do, and nothing else.
  *
  *   vmferry-example listen tcp:127.0.0.1:4444 [RAIL]
  *   vmferry-example connect tcp:127.0.0.1:4444 [RAIL]
  *
- * With RAIL, the address of an RDMA port, it goes over RDMA or not at all; without, over what there is.
+ * With RAIL, the address of an RDMA port, it goes over RDMA or not at all; without, over what there
+ * is.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,12 +19,12 @@
 #include <vmferry/transport.h>
 
 #define BYTES (16ull << 20)
-#define ADDRESS \
-	0x100000000ull /* both sides speak of addresses in the session, here as if of a guest's memory at 4 GiB */
-#define CHUNK  (64u << 10)
-#define EPOCH  1
-#define READY  1 /* types of our own messages */
-#define PLACED 2
+/* Both sides speak of addresses in the session, here as if of a guest's memory at 4 GiB. */
+#define ADDRESS 0x100000000ull
+#define CHUNK	(64u << 10)
+#define EPOCH	1
+#define READY	1 /* types of our own messages */
+#define PLACED	2
 
 static uint64_t in_seconds(unsigned int seconds)
 {
@@ -70,7 +72,10 @@ static bool is_filled(const uint64_t *words)
 	return true;
 }
 
-/* The destination takes no part in the writes: it only says when they may begin, and looks when the fence has come. */
+/*
+ * The destination takes no part in the writes: it only says when they may begin, and looks when the
+ * fence has come.
+ */
 static int serve(struct vmferry_session *session, void *base)
 {
 	struct vmferry_memory *memory;
@@ -116,7 +121,10 @@ static int listen_at(const char *uri, const struct vmferry_transport_options *op
 	return ret;
 }
 
-/* Pieces of memory to lanes by their address, so that a piece that is written again can never be overtaken by its older self. */
+/*
+ * Pieces of memory to lanes by their address, so that a piece that is written again can never be
+ * overtaken by its older self.
+ */
 static int write_all(struct vmferry_session *session, struct vmferry_memory *memory)
 {
 	unsigned int lanes = vmferry_session_lanes(session);

@@ -2,8 +2,9 @@
 /*
  * The destination's side of a fence: waiting until it has come on all lanes.
  *
- * ORDER    A lane's thread places bytes and then takes the session's lock to say that the fence has come; whoever waits
- *          sees it under the same lock. So all that was placed before the fence is visible to him.
+ * ORDER    A lane's thread places bytes and then takes the session's lock to say that the fence has
+ *          come; whoever waits sees it under the same lock. So all that was placed before the fence
+ *          is visible to him.
  */
 #include <errno.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The handshake's wire format. The source says hello on the control connection, the destination answers with the
- * session's identity and a secret, the source opens lanes that prove the secret, and the destination says ready. The first
- * twelve bytes of hello and answer are the same in all versions of the protocol, so that versions can tell each
- * other apart.
+ * The handshake's wire format. The source says hello on the control connection, the destination
+ * answers with the session's identity and a secret, the source opens lanes that prove the secret,
+ * and the destination says ready. The first twelve bytes of hello and answer are the same in all
+ * versions of the protocol, so that versions can tell each other apart.
  */
 #ifndef TRANSPORT_HANDSHAKE_H
 #define TRANSPORT_HANDSHAKE_H
@@ -86,7 +86,10 @@ struct answer {
 	struct door_address door;
 };
 
-/* Encoders fill the whole message, prefix included; decoders of bodies get what stands behind the prefix. */
+/*
+ * Encoders fill the whole message, prefix included; decoders of bodies get what stands behind the
+ * prefix.
+ */
 void hello_control_encode(const struct hello_control *hello, uint8_t bytes[HELLO_CONTROL]);
 void hello_lane_encode(const struct hello_lane *hello, uint8_t bytes[HELLO_LANE]);
 void answer_prefix_encode(enum answer_status status, uint8_t bytes[ANSWER_PREFIX]);
@@ -106,7 +109,10 @@ size_t hello_bytes(uint16_t kind);
 /* A session's identity and secret, from the system's random numbers. */
 int handshake_random(uint8_t session[SESSION_ID_BYTES], uint8_t secret[SECRET_BYTES]);
 
-/* Proves (source) and checks (destination, in constant time, -EACCES) that a lane knows the session's secret. */
+/*
+ * Proves (source) and checks (destination, in constant time, -EACCES) that a lane knows the
+ * session's secret.
+ */
 int lane_prove(const uint8_t secret[SECRET_BYTES], struct hello_lane *hello);
 int lane_check(const uint8_t secret[SECRET_BYTES], const struct hello_lane *hello);
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages that have come and wait for vmferry_recv(), when a thread of the transport's own reads the connections.
+ * Messages that have come and wait for vmferry_recv(), when a thread of the transport's own reads
+ * the connections.
  *
- * THREADS  Any number put, one takes. The bytes of a message are seen by the taker: both hold the lock.
+ * THREADS  Any number put, one takes. The bytes of a message are seen by the taker: both hold the
+ *          lock.
  */
 #ifndef TRANSPORT_INBOX_H
 #define TRANSPORT_INBOX_H
@@ -43,7 +45,10 @@ int inbox_take(struct inbox *inbox, struct vmferry_message *message);
 void inbox_wait(struct inbox *inbox, uint64_t deadline);
 void inbox_wake(struct inbox *inbox);
 
-/* Nothing more will be put; wakes. Who sees that it is closed, and then finds nothing to take, has had all. */
+/*
+ * Nothing more will be put; wakes. Who sees that it is closed, and then finds nothing to take, has
+ * had all.
+ */
 void inbox_close(struct inbox *inbox);
 bool inbox_closed(struct inbox *inbox);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The public functions of lanes: they check the caller's arguments and pass on to the kind of lane that there is. */
+/*
+ * The public functions of lanes: they check the caller's arguments and pass on to the kind of lane
+ * that there is.
+ */
 #include <errno.h>
 
 #include "common/log.h"

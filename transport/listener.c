@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -88,7 +89,7 @@ static int open_door(struct vmferry_listener *listener)
 	return ret;
 }
 
-static int watch(const struct vmferry_listener *listener, int fd, void *what)
+int listener_watch(const struct vmferry_listener *listener, int fd, void *what)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
 
@@ -101,13 +102,16 @@ static int open_events(struct vmferry_listener *listener)
 
 	listener->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	listener->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (listener->epoll_fd < 0 || listener->stop_fd < 0)
+	listener->pause_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (listener->epoll_fd < 0 || listener->stop_fd < 0 || listener->pause_fd < 0)
 		return listen_error(listener->uri, "event fds", -errno);
-	ret = watch(listener, listener->fd, &listener->fd);
+	ret = listener_watch(listener, listener->fd, &listener->fd);
 	if (ret == 0)
-		ret = watch(listener, listener->stop_fd, &listener->stop_fd);
+		ret = listener_watch(listener, listener->stop_fd, &listener->stop_fd);
+	if (ret == 0)
+		ret = listener_watch(listener, listener->pause_fd, &listener->pause_fd);
 	if (ret == 0 && listener->door != NULL)
-		ret = watch(listener, rdma_ops.door_fd(listener->door), &listener->door);
+		ret = listener_watch(listener, rdma_ops.door_fd(listener->door), &listener->door);
 	return ret == 0 ? 0 : listen_error(listener->uri, "epoll", ret);
 }
 
@@ -119,7 +123,7 @@ int vmferry_listen(const char *uri, const struct vmferry_transport_options *opti
 
 	if (l == NULL)
 		return -ENOMEM;
-	l->fd = l->epoll_fd = l->stop_fd = -1;
+	l->fd = l->epoll_fd = l->stop_fd = l->pause_fd = -1;
 	for (unsigned int i = 0; i < STRANGERS_MAX; i++)
 		l->strangers[i].fd = -1;
 	ret = options_complete(options, &l->options);
@@ -162,6 +166,8 @@ void vmferry_listener_close(struct vmferry_listener **listener)
 	strangers_close_all(l);
 	if (l->door != NULL)
 		rdma_ops.door_close(l->door);
+	if (l->pause_fd >= 0)
+		close(l->pause_fd);
 	if (l->stop_fd >= 0)
 		close(l->stop_fd);
 	if (l->epoll_fd >= 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A listener and its strangers: connections that have not yet shown what they are. A stranger is first heard; then it is
- * a lane and joins a session, or it is the control connection of a session that waits for its lanes.
+ * A listener and its strangers: connections that have not yet shown what they are. A stranger is
+ * first heard; then it is a lane and joins a session, or it is the control connection of a session
+ * that waits for its lanes.
  */
 #ifndef TRANSPORT_LISTENER_H
 #define TRANSPORT_LISTENER_H
@@ -15,7 +16,10 @@
 
 #define STRANGERS_MAX	     16
 #define STRANGER_PATIENCE_NS 2000000000ull
-/* For the next lane of a session that was agreed on: making and connecting a queue pair takes seconds on a busy host. */
+/*
+ * For the next lane of a session that was agreed on: making and connecting a queue pair takes
+ * seconds on a busy host.
+ */
 #define LANES_PATIENCE_NS 10000000000ull
 
 struct stranger {
@@ -36,8 +40,16 @@ struct vmferry_listener {
 	int fd;
 	int epoll_fd; /* all of the others are in it */
 	int stop_fd;  /* eventfd, never read again once written */
+	int pause_fd; /* timerfd: from then on connections are accepted again */
+	bool starved; /* no descriptor or memory for the last connection */
+	uint64_t said_since;
+	unsigned int said;   /* lines about closed connections since then */
+	unsigned int unsaid; /* and closed without one */
 	struct stranger strangers[STRANGERS_MAX];
 };
+
+/* From now on what comes at @fd is an event, of which @what tells whose it is. */
+int listener_watch(const struct vmferry_listener *listener, int fd, void *what);
 
 /* Takes a connection in; the longest waiting stranger gives way if there is no place. */
 void stranger_new(struct vmferry_listener *listener, int fd, const struct address *peer);
@@ -49,7 +61,9 @@ int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
 /* Something has come at the door. 1 with @session set if that completed a session. */
 int strangers_door_event(struct vmferry_listener *listener, struct vmferry_session **session);
 
-/* Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none. */
+/*
+ * Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none.
+ */
 uint64_t strangers_expire(struct vmferry_listener *listener);
 void strangers_close_all(struct vmferry_listener *listener);
 

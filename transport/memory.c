@@ -19,7 +19,10 @@ int memory_table_init(struct memory_table *table)
 
 	*table = (struct memory_table){.generation = 1};
 	pthread_rwlockattr_init(&attr);
-	/* Lanes take it for reading without a pause: with the default, whoever deregisters could starve. */
+	/*
+	 * Lanes take it for reading without a pause: with the default, whoever deregisters could
+	 * starve.
+	 */
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	ret = pthread_rwlock_init(&table->lock, &attr);
 	pthread_rwlockattr_destroy(&attr);

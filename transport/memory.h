@@ -2,9 +2,10 @@
 /*
  * Registered memory of one side of a session: a table sorted by session address.
  *
- * THREADS  Whoever turns an address into a pointer holds the table's lock for reading until he no longer uses the
- *          pointer; taking memory out of the table holds it for writing. So when deregistering returns, nothing is
- *          being placed. The lock is never held over a wait for the peer.
+ * THREADS  Whoever turns an address into a pointer holds the table's lock for reading until he no
+ *          longer uses the pointer; taking memory out of the table holds it for writing. So when
+ *          deregistering returns, nothing is being placed. The lock is never held over a wait for
+ *          the peer.
  */
 #ifndef TRANSPORT_MEMORY_H
 #define TRANSPORT_MEMORY_H
@@ -26,8 +27,8 @@ struct vmferry_memory {
 
 struct memory_table {
 	pthread_rwlock_t lock;
-	uint64_t
-		generation; /* changes when the table does: pointers resolved before must be resolved anew */
+	/* changes when the table does: pointers resolved before must be resolved anew */
+	uint64_t generation;
 	bool closed; /* nothing can be resolved any more */
 	struct vmferry_memory **entries;
 	unsigned int count;

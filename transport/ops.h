@@ -2,8 +2,8 @@
 /*
  * What a kind of lane must be able to do. Everything above this table is the same for all kinds.
  *
- * ERRORS   A function that sees a failure of the lane ends the session with session_fail(), which logs it, and
- *          returns what that returns. -EAGAIN and -ETIMEDOUT are no failures.
+ * ERRORS   A function that sees a failure of the lane ends the session with session_fail(), which
+ *          logs it, and returns what that returns. -EAGAIN and -ETIMEDOUT are no failures.
  */
 #ifndef TRANSPORT_OPS_H
 #define TRANSPORT_OPS_H
@@ -59,7 +59,10 @@ struct door_guard {
 	struct vmferry_session *(*judge)(void *ctx, const struct hello_lane *hello,
 					 const char **why);
 
-	/* One that was let in, and is in the session, is connected now. The last one may have the session handed out. */
+	/*
+	 * One that was let in, and is in the session, is connected now. The last one may have the
+	 * session handed out.
+	 */
 	void (*joined)(void *ctx, struct vmferry_session *session);
 
 	/* One that was let in could not be connected: the session is given up and freed. */
@@ -76,33 +79,42 @@ struct transport_ops {
 				      const struct vmferry_transport_options *options);
 
 	/*
-	 * Both sides, before any lane: what the kind keeps for a whole session, in session->kind. @door is where the lanes go, as the
-	 * destination's door_describe() said. May be NULL, as may detach(), which comes after the lanes are closed.
+	 * Both sides, before any lane: what the kind keeps for a whole session, in session->kind.
+	 * @door is where the lanes go, as the destination's door_describe() said. May be NULL, as
+	 * may detach(), which comes after the lanes are closed.
 	 */
 	int (*attach)(struct vmferry_session *session,
 		      const struct vmferry_transport_options *options,
 		      const struct door_address *door);
 	void (*detach)(struct vmferry_session *session);
 
-	/* Both sides, all lanes have joined, before the session is given to the caller. May be NULL. */
+	/*
+	 * Both sides, all lanes have joined, before the session is given to the caller. May be
+	 * NULL.
+	 */
 	int (*ready)(struct vmferry_session *session);
 
 	/*
-	 * Source: opens a lane to the session's peer with a hello that proves its right to it. @lane is the place in the session, NULL for
-	 * the connection number LANE_MAILBOX of a kind that has one.
+	 * Source: opens a lane to the session's peer with a hello that proves its right to it.
+	 * @lane is the place in the session, NULL for the connection number LANE_MAILBOX of a kind
+	 * that has one.
 	 */
 	int (*connect)(struct vmferry_session *session, const struct hello_lane *hello,
 		       uint64_t deadline, struct lane **lane);
 	bool has_mailbox; /* one more connection than lanes, see LANE_MAILBOX */
 
-	/* Destination: makes a lane of a connection that has proved itself. Takes @fd on success only. NULL with a door. */
+	/*
+	 * Destination: makes a lane of a connection that has proved itself. Takes @fd on success
+	 * only. NULL with a door.
+	 */
 	int (*accept)(struct vmferry_session *session, unsigned int number, int fd,
 		      struct lane **lane);
 
 	/*
-	 * Destination: a door, where lanes of this kind arrive when that is not the listening socket; all NULL without one.
-	 * door_open() is -ENODEV when this host has no device for the kind. door_fd() is readable when door_event() has something to
-	 * do: it deals with one event, has each hello judged, and tells what has joined, through @guard.
+	 * Destination: a door, where lanes of this kind arrive when that is not the listening
+	 * socket; all NULL without one. door_open() is -ENODEV when this host has no device for the
+	 * kind. door_fd() is readable when door_event() has something to do: it deals with one
+	 * event, has each hello judged, and tells what has joined, through @guard.
 	 */
 	int (*door_open)(const struct vmferry_transport_options *options,
 			 const struct address *bound, struct lane_door **door);
@@ -111,7 +123,10 @@ struct transport_ops {
 	void (*door_event)(struct lane_door *door, const struct door_guard *guard);
 	void (*door_close)(struct lane_door *door);
 
-	/* Destination: from now on what comes in is placed. NULL where that needs nothing of this side. */
+	/*
+	 * Destination: from now on what comes in is placed. NULL where that needs nothing of this
+	 * side.
+	 */
 	int (*start)(struct lane *lane);
 
 	/* As the public functions of these names, with arguments that were checked. */
@@ -137,20 +152,24 @@ struct transport_ops {
 				   struct vmferry_registration_stats *stats);
 
 	/*
-	 * NULL: messages go over the control connection, which the caller of vmferry_recv() reads. Else the kind reads the control
-	 * connection itself and puts what comes on either channel into session->inbox.
+	 * NULL: messages go over the control connection, which the caller of vmferry_recv() reads.
+	 * Else the kind reads the control connection itself and puts what comes on either channel
+	 * into session->inbox.
 	 */
 	int (*send_mailbox)(struct vmferry_session *session, uint32_t type, const void *data,
 			    size_t length, uint64_t deadline);
 
-	/* Moves things on without waiting. True: whoever waits shall call again rather than sleep. May be NULL; any thread. */
+	/*
+	 * Moves things on without waiting. True: whoever waits shall call again rather than sleep.
+	 * May be NULL; any thread.
+	 */
 	bool (*poll)(struct vmferry_session *session);
 	void (*hurry)(struct vmferry_session *session, uint64_t until);
 
 	/*
-	 * Of a kind that keeps something for the session; may be NULL. wake() ends all waits that are the kind's own when the session
-	 * fails: any thread. drain() waits for what was sent, quiesce() ends the kind's thread: both when the session is closed, before
-	 * the lanes are.
+	 * Of a kind that keeps something for the session; may be NULL. wake() ends all waits that
+	 * are the kind's own when the session fails: any thread. drain() waits for what was sent,
+	 * quiesce() ends the kind's thread: both when the session is closed, before the lanes are.
 	 */
 	void (*wake)(struct vmferry_session *session);
 	void (*drain)(struct vmferry_session *session);
@@ -159,7 +178,10 @@ struct transport_ops {
 	/* As vmferry_session_revoke(). */
 	void (*revoke)(struct vmferry_session *session);
 
-	/* Makes every wait on the lane end; any thread. Then close(), which joins the lane's thread and frees. */
+	/*
+	 * Makes every wait on the lane end; any thread. Then close(), which joins the lane's thread
+	 * and frees.
+	 */
 	void (*shutdown)(struct lane *lane);
 	void (*close)(struct lane *lane);
 };
@@ -171,8 +193,8 @@ extern const struct transport_ops rdma_ops;
 bool rdma_has_device(void);
 
 /*
- * Whether this process may pin so many bytes for each of the rails that the options name: false if the kernel is sure to refuse, and then
- * @why says what the limit is.
+ * Whether this process may pin so many bytes for each of the rails that the options name: false if
+ * the kernel is sure to refuse, and then @why says what the limit is.
  */
 bool rdma_may_pin(const struct vmferry_transport_options *options, uint64_t bytes, char *why,
 		  size_t size);

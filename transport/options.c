@@ -9,8 +9,9 @@
 #include "common/log.h"
 
 /*
- * Long enough that the cost of a request does not matter (1.5 million a second at 800 Gb/s), short enough that a doorbell is
- * rung for many of them and that what is sent again after a loss is little.
+ * Long enough that the cost of a request does not matter (1.5 million a second at 800 Gb/s), short
+ * enough that a doorbell is rung for many of them and that what is sent again after a loss is
+ * little.
  */
 #define WRITE_BYTES (64u << 10)
 /* What 400 Gb/s and 150 us need; more only delays what comes behind it. */

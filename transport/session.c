@@ -99,8 +99,8 @@ int session_fail(struct vmferry_session *session, int error, const char *fmt, ..
 		vsnprintf(session->failure, sizeof(session->failure), fmt, args);
 		va_end(args);
 		/*
-		 * release: who sees the error sees its text, which never changes again. -ETIMEDOUT would mean of a session that is over
-		 * what it means of one that is not: try again.
+		 * release: who sees the error sees its text, which never changes again. -ETIMEDOUT
+		 * would mean of a session that is over what it means of one that is not: try again.
 		 */
 		atomic_store_explicit(&session->error, error == -ETIMEDOUT ? -ECONNRESET : error,
 				      memory_order_release);
@@ -265,7 +265,10 @@ static int recv_inbox(struct vmferry_session *session, struct vmferry_message *m
 		      uint64_t deadline)
 {
 	for (;;) {
-		/* Before it is looked into: what the peer said before it went away is put there until it is closed. */
+		/*
+		 * Before it is looked into: what the peer said before it went away is put there
+		 * until it is closed.
+		 */
 		bool closed = inbox_closed(&session->inbox);
 		int error = session_error(session);
 

@@ -2,8 +2,9 @@
 /*
  * A session: control connection, lanes, registered memory, and the first error, which stays.
  *
- * THREADS  Made and filled by one thread before anybody else sees it. Afterwards lanes and fds do not change until
- *          vmferry_session_close(), so that session_fail() may be called from any thread.
+ * THREADS  Made and filled by one thread before anybody else sees it. Afterwards lanes and fds do
+ *          not change until vmferry_session_close(), so that session_fail() may be called from any
+ *          thread.
  */
 #ifndef TRANSPORT_SESSION_H
 #define TRANSPORT_SESSION_H
@@ -45,8 +46,8 @@ struct vmferry_session {
 	struct memory_table memory;
 	struct inbox inbox; /* of a kind that reads the control connection itself */
 	void *kind;	    /* what the lanes' kind keeps for the session; NULL: nothing */
-	char reason
-		[REASON_MAX]; /* why it is this transport; of lanes that could not be had, why not */
+	/* why it is this transport; of lanes that could not be had, why not */
+	char reason[REASON_MAX];
 	atomic_bool revoked;
 	atomic_bool bye; /* the peer has said that it closes: its end is no surprise */
 	unsigned int lane_count;
@@ -65,16 +66,17 @@ void session_identify(struct vmferry_session *session, const uint8_t id[SESSION_
 void session_forget_secret(struct vmferry_session *session);
 
 /*
- * Ends the session with @error (negative), if it has not ended before: logs the reason, closes all connections for
- * reading and writing and wakes all waits. Returns the error that the session ended with first; -ETIMEDOUT, of the call whose deadline it
- * was, is -ECONNRESET for all others, who might try again.
+ * Ends the session with @error (negative), if it has not ended before: logs the reason, closes all
+ * connections for reading and writing and wakes all waits. Returns the error that the session ended
+ * with first; -ETIMEDOUT, of the call whose deadline it was, is -ECONNRESET for all others, who
+ * might try again.
  */
 __attribute__((format(printf, 3, 4))) int session_fail(struct vmferry_session *session, int error,
 						       const char *fmt, ...);
 
 /*
- * Sends a message on the control connection, also one of the transport's own, see CHANNEL_TYPE_MAX. Any thread.
- * As vmferry_send().
+ * Sends a message on the control connection, also one of the transport's own, see CHANNEL_TYPE_MAX.
+ * Any thread. As vmferry_send().
  */
 int session_send_control(struct vmferry_session *session, uint32_t type, const void *data,
 			 size_t length, uint64_t deadline);
@@ -82,7 +84,10 @@ int session_send_control(struct vmferry_session *session, uint32_t type, const v
 /* The error that it ended with, 0 if it has not. */
 int session_error(const struct vmferry_session *session);
 
-/* Destination, lane threads: a fence has come and everything before it is placed; nothing more will come. */
+/*
+ * Destination, lane threads: a fence has come and everything before it is placed; nothing more will
+ * come.
+ */
 void session_fence_reached(struct lane *lane, uint32_t epoch);
 void session_lane_ended(struct lane *lane);
 

@@ -74,8 +74,8 @@ int socket_wait(int fd, short events, uint64_t deadline)
 }
 
 /*
- * All ways in which a peer can be lost are one to the callers. ETIMEDOUT is TCP_USER_TIMEOUT or the keepalive here,
- * and must not be mistaken for a deadline.
+ * All ways in which a peer can be lost are one to the callers. ETIMEDOUT is TCP_USER_TIMEOUT or the
+ * keepalive here, and must not be mistaken for a deadline.
  */
 static ssize_t socket_errno(void)
 {
@@ -160,14 +160,32 @@ int socket_recv_all(int fd, void *data, size_t length, uint64_t deadline)
 	return 0;
 }
 
-int socket_setup(int fd)
+/*
+ * On loopback bbr's pacing is nothing but delay: cubic was faster in every one of four pairs of
+ * runs, by 1.2 to 1.8 with one lane and 1.2 to 1.3 with two. On a real link the choice stays the
+ * administrator's. Fixed buffer sizes instead of the kernel's own showed no gain that was larger
+ * than the noise.
+ */
+static void choose_congestion_control(int fd, const struct address *peer)
+{
+	static const char cubic[] = "cubic";
+
+	if (address_is_loopback((const struct sockaddr *)&peer->storage))
+		/* Where there is no cubic, what there is will do. */
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cubic, sizeof(cubic) - 1);
+}
+
+int socket_setup(int fd, const struct address *peer)
 {
 	const struct {
 		int level, name, value;
 	} options[] = {
 		{IPPROTO_TCP, TCP_NODELAY, 1},
 		{IPPROTO_TCP, TCP_USER_TIMEOUT, SOCKET_DEAD_MS},
-		/* TCP_USER_TIMEOUT covers unacknowledged bytes only: an idle connection needs probes. */
+		/*
+		 * TCP_USER_TIMEOUT covers unacknowledged bytes only: an idle connection needs
+		 * probes.
+		 */
 		{SOL_SOCKET, SO_KEEPALIVE, 1},
 		{IPPROTO_TCP, TCP_KEEPIDLE, SOCKET_DEAD_MS / 2000},
 		{IPPROTO_TCP, TCP_KEEPINTVL, 1},
@@ -177,6 +195,7 @@ int socket_setup(int fd)
 		if (setsockopt(fd, options[i].level, options[i].name, &options[i].value,
 			       sizeof(options[i].value)) < 0)
 			return -errno;
+	choose_congestion_control(fd, peer);
 	return 0;
 }
 
@@ -201,7 +220,7 @@ int socket_connect(const struct address *address, uint64_t deadline, int *fd)
 
 	if (s < 0)
 		return -errno;
-	ret = socket_setup(s);
+	ret = socket_setup(s, address);
 	if (ret < 0)
 		goto err_close;
 	if (connect(s, (const struct sockaddr *)&address->storage, address->length) < 0)
@@ -222,11 +241,21 @@ int socket_unsent(int fd)
 	return ioctl(fd, SIOCOUTQ, &queued) == 0 ? queued : 0;
 }
 
+/* Linux goes on counting what was not acknowledged when the connection was reset. */
+static bool is_reset(int fd)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+	       info.tcpi_state == TCP_CLOSE;
+}
+
 void socket_drain(int fd, uint64_t deadline)
 {
 	const struct timespec nap = {.tv_nsec = NS_PER_MS};
 
 	/* No event tells of acknowledgements. */
-	while (socket_unsent(fd) > 0 && vmferry_now() < deadline)
+	while (socket_unsent(fd) > 0 && !is_reset(fd) && vmferry_now() < deadline)
 		nanosleep(&nap, NULL);
 }

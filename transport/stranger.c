@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Strangers at the listener: heard without ever being waited for, so that nobody who is silent, slow or speaks something
- * else can keep a source out.
+ * Strangers at the listener: heard without ever being waited for, so that nobody who is silent,
+ * slow or speaks something else can keep a source out.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -10,9 +10,18 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/wire.h"
 #include "transport/listener.h"
+
+/*
+ * Reads before a refused connection is closed: enough for what a peer sends right after its hello.
+ */
+#define REST_READS 16
+/* So many lines about closed connections in so long a time. */
+#define SAY_MAX		20
+#define SAY_INTERVAL_NS NS_PER_S
 
 static void unwatch(const struct vmferry_listener *listener, int fd)
 {
@@ -27,16 +36,42 @@ static void forget(const struct vmferry_listener *listener, struct stranger *str
 	} else {
 		char rest[512];
 
-		/* Closing over unread bytes sends a reset, which could overtake the answer that says why. */
-		while (socket_recv(stranger->fd, rest, sizeof(rest)) == sizeof(rest))
-			;
+		/*
+		 * Closing with unread bytes sends a reset, which could overtake the answer that
+		 * says why. Bounded: a peer that sends faster than this reads would hold the
+		 * listener for ever.
+		 */
+		for (int i = 0; i < REST_READS; i++)
+			if (socket_recv(stranger->fd, rest, sizeof(rest)) != sizeof(rest))
+				break;
 		close(stranger->fd);
 	}
 	stranger->fd = -1;
 }
 
+/* Peers decide how often connections are closed: limits how many lines they can cause. */
+static bool may_say(struct vmferry_listener *listener)
+{
+	uint64_t now = vmferry_now();
+
+	if (now - listener->said_since >= SAY_INTERVAL_NS) {
+		if (listener->unsaid > 0)
+			log_warn("listener %s: %u more connections were closed", listener->uri,
+				 listener->unsaid);
+		listener->said_since = now;
+		listener->said = 0;
+		listener->unsaid = 0;
+	}
+	if (listener->said < SAY_MAX) {
+		listener->said++;
+		return true;
+	}
+	listener->unsaid++;
+	return false;
+}
+
 __attribute__((format(printf, 3, 4))) static void
-reject(const struct vmferry_listener *listener, struct stranger *stranger, const char *fmt, ...)
+reject(struct vmferry_listener *listener, struct stranger *stranger, const char *fmt, ...)
 {
 	char why[160];
 	va_list args;
@@ -44,8 +79,9 @@ reject(const struct vmferry_listener *listener, struct stranger *stranger, const
 	va_start(args, fmt);
 	vsnprintf(why, sizeof(why), fmt, args);
 	va_end(args);
-	log_warn("listener %s: connection from %s closed: %s", listener->uri, stranger->peer_text,
-		 why);
+	if (may_say(listener))
+		log_warn("listener %s: connection from %s closed: %s", listener->uri,
+			 stranger->peer_text, why);
 	forget(listener, stranger);
 }
 
@@ -79,7 +115,8 @@ void stranger_new(struct vmferry_listener *listener, int fd, const struct addres
 		.deadline = vmferry_now() + STRANGER_PATIENCE_NS,
 	};
 	address_text(peer, s->peer_text, sizeof(s->peer_text));
-	if (socket_setup(fd) < 0 || epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+	if (socket_setup(fd, peer) < 0 ||
+	    epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
 		reject(listener, s, "cannot be set up: %s", strerror(errno));
 }
 
@@ -111,7 +148,10 @@ void strangers_close_all(struct vmferry_listener *listener)
 			forget(listener, &listener->strangers[i]);
 }
 
-/* All lanes have joined: 1 with the session, which is no stranger any more, or 0 if it did not live to see it. */
+/*
+ * All lanes have joined: 1 with the session, which is no stranger any more, or 0 if it did not live
+ * to see it.
+ */
 static int complete(struct vmferry_listener *listener, struct stranger *stranger,
 		    struct vmferry_session **session)
 {
@@ -223,7 +263,9 @@ static bool may_pin(const struct vmferry_listener *listener, uint64_t bytes)
 	return false;
 }
 
-/* Which transport it comes to be: 0, or -ENOTSUP when one side insists on what the other has not. */
+/*
+ * Which transport it comes to be: 0, or -ENOTSUP when one side insists on what the other has not.
+ */
 static int agree_transport(const struct vmferry_listener *listener,
 			   const struct hello_control *hello, struct answer *answer)
 {
@@ -383,13 +425,19 @@ int strangers_door_event(struct vmferry_listener *listener, struct vmferry_sessi
 	const struct door_guard guard = {
 		.ctx = &at, .judge = judge_lane, .joined = lane_joined, .failed = lane_failed};
 
-	/* One event at a time: when it completes a session, that is to be handed out before the next. */
+	/*
+	 * One event at a time: when it completes a session, that is to be handed out before the
+	 * next.
+	 */
 	rdma_ops.door_event(listener->door, &guard);
 	return at.ret;
 }
 
-/* Judges the beginning as soon as it is there, so that what speaks something else is not waited for. */
-static size_t hear_prefix(const struct vmferry_listener *listener, struct stranger *stranger)
+/*
+ * Judges the beginning as soon as it is there, so that what speaks something else is not waited
+ * for.
+ */
+static size_t hear_prefix(struct vmferry_listener *listener, struct stranger *stranger)
 {
 	struct hello_prefix prefix;
 	size_t bytes;
@@ -411,7 +459,7 @@ static size_t hear_prefix(const struct vmferry_listener *listener, struct strang
 }
 
 /* A session that waits for its lanes: nothing may come, so it has gone or breaks the protocol. */
-static int hear_waiting(const struct vmferry_listener *listener, struct stranger *stranger)
+static int hear_waiting(struct vmferry_listener *listener, struct stranger *stranger)
 {
 	uint8_t byte;
 	ssize_t n = socket_recv(stranger->fd, &byte, sizeof(byte));

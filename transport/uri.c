@@ -34,7 +34,10 @@ static bool valid_port(const char *port)
 	return value <= UINT16_MAX;
 }
 
-/* Splits "[HOST]:PORT" or "HOST:PORT" and returns the port's text, NULL with @what set if it is neither. */
+/*
+ * Splits "[HOST]:PORT" or "HOST:PORT" and returns the port's text, NULL with @what set if it is
+ * neither.
+ */
 static const char *split(const char *text, const char **host, size_t *length, bool *bracket,
 			 const char **what)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* URIs of the transport, "tcp:HOST:PORT" and "tcp:[IPV6]:PORT", and the addresses that they stand for. */
+/*
+ * URIs of the transport, "tcp:HOST:PORT" and "tcp:[IPV6]:PORT", and the addresses that they stand
+ * for.
+ */
 #ifndef TRANSPORT_URI_H
 #define TRANSPORT_URI_H
 
@@ -20,8 +23,8 @@ struct uri {
 int uri_parse(const char *text, struct uri *uri);
 
 /*
- * The addresses of a URI, for freeaddrinfo(). -EPERM if one of them is not loopback and @insecure is not set, -ENOENT if
- * there are none.
+ * The addresses of a URI, for freeaddrinfo(). -EPERM if one of them is not loopback and @insecure
+ * is not set, -ENOENT if there are none.
  */
 int uri_resolve(const struct uri *uri, bool listening, bool insecure, struct addrinfo **list);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What this host has of RDMA, and whether it works: for a program that checks a host before it migrates anything. A session needs
- * nothing of this, see transport.h.
+ * What this host has of RDMA, and whether it works: for a program that checks a host before it
+ * migrates anything. A session needs nothing of this, see transport.h.
  */
 #ifndef VMFERRY_RDMA_H
 #define VMFERRY_RDMA_H
@@ -15,15 +15,23 @@ extern "C" {
 
 #define VMFERRY_RDMA_TEXT 64
 
-/* A port of an RDMA device. Texts are empty and numbers 0 where nothing is known, but for @numa_node. */
+/*
+ * A port of an RDMA device. Texts are empty and numbers 0 where nothing is known, but for
+ * @numa_node.
+ */
 struct vmferry_rdma_port {
-	size_t size; /* sizeof(struct vmferry_rdma_port) of the library; later versions append fields */
+	/* sizeof(struct vmferry_rdma_port) of the library; later versions append fields */
+	size_t size;
 	char device[VMFERRY_RDMA_TEXT]; /* "mlx5_0" */
 	unsigned int port;		/* from 1 */
-	int error; /* 0, or a negative errno: why the device cannot be used; -EOPNOTSUPP: not InfiniBand, not RoCE */
+	/*
+	 * 0, or a negative errno: why the device cannot be used; -EOPNOTSUPP: not InfiniBand, not
+	 * RoCE
+	 */
+	int error;
 	char netdev[VMFERRY_RDMA_TEXT]; /* interface that its addresses are of */
-	char address
-		[VMFERRY_RDMA_TEXT]; /* the first that a rail can have, see vmferry_transport_options */
+	/* the first that a rail can have, see vmferry_transport_options */
+	char address[VMFERRY_RDMA_TEXT];
 	char state[VMFERRY_RDMA_TEXT]; /* "ACTIVE", "DOWN", ... */
 	char link[VMFERRY_RDMA_TEXT];  /* "InfiniBand", or "Ethernet", which is RoCE */
 	bool active;
@@ -41,20 +49,25 @@ struct vmferry_rdma_port {
 typedef void (*vmferry_rdma_port_fn)(void *ctx, const struct vmferry_rdma_port *port);
 
 /*
- * Calls @fn for every port of every device, in the order of the system; the structure is only valid during the call. Returns how many
- * there were; -ENODEV without a device, -ENOSYS where the kernel has no RDMA at all: neither is logged. Any thread.
+ * Calls @fn for every port of every device, in the order of the system; the structure is only valid
+ * during the call. Returns how many there were; -ENODEV without a device, -ENOSYS where the kernel
+ * has no RDMA at all: neither is logged. Any thread.
  */
 int vmferry_rdma_ports(vmferry_rdma_port_fn fn, void *ctx);
 
-/* An address of RDMA's own that a port has. Texts are empty where nothing is known, or there is no such thing. */
+/*
+ * An address of RDMA's own that a port has. Texts are empty where nothing is known, or there is no
+ * such thing.
+ */
 struct vmferry_rdma_gid {
-	size_t size; /* sizeof(struct vmferry_rdma_gid) of the library; later versions append fields */
+	/* sizeof(struct vmferry_rdma_gid) of the library; later versions append fields */
+	size_t size;
 	unsigned int index;	     /* in the port's table, as other programs take it too */
 	char gid[VMFERRY_RDMA_TEXT]; /* written as an IPv6 address */
-	char type
-		[VMFERRY_RDMA_TEXT]; /* "IB", "RoCE v1" or "RoCE v2"; a session over Ethernet needs one of v2 */
-	char netdev
-		[VMFERRY_RDMA_TEXT]; /* over Ethernet: the interface that it is of, which may be a VLAN */
+	/* "IB", "RoCE v1" or "RoCE v2"; a session over Ethernet needs one of v2 */
+	char type[VMFERRY_RDMA_TEXT];
+	/* over Ethernet: the interface that it is of, which may be a VLAN */
+	char netdev[VMFERRY_RDMA_TEXT];
 	char address
 		[VMFERRY_RDMA_TEXT]; /* over Ethernet: the interface's address that it stands for */
 };
@@ -62,8 +75,9 @@ struct vmferry_rdma_gid {
 typedef void (*vmferry_rdma_gid_fn)(void *ctx, const struct vmferry_rdma_gid *gid);
 
 /*
- * Calls @fn for every GID of a port that is in use, in the order of the table; the structure is only valid during the call. Returns
- * how many there were; -ENODEV, not logged, if there is no such port. Any thread.
+ * Calls @fn for every GID of a port that is in use, in the order of the table; the structure is
+ * only valid during the call. Returns how many there were; -ENODEV, not logged, if there is no such
+ * port. Any thread.
  */
 int vmferry_rdma_gids(const char *device, unsigned int port, vmferry_rdma_gid_fn fn, void *ctx);
 
@@ -77,9 +91,10 @@ struct vmferry_rdma_self_test {
 };
 
 /*
- * Makes a session from this process to itself over the RDMA port with the numeric address @rail, and writes a pattern to memory over
- * every lane, sets fences, and compares. 0; -EILSEQ if what arrived is not what was written; -ENODEV if the port is none of
- * RDMA's; or an error of vmferry_connect() and of the lanes, with the reason logged. Ends by @deadline. Any thread.
+ * Makes a session from this process to itself over the RDMA port with the numeric address @rail,
+ * and writes a pattern to memory over every lane, sets fences, and compares. 0; -EILSEQ if what
+ * arrived is not what was written; -ENODEV if the port is none of RDMA's; or an error of
+ * vmferry_connect() and of the lanes, with the reason logged. Ends by @deadline. Any thread.
  */
 int vmferry_rdma_self_test(const char *rail, uint64_t deadline,
 			   struct vmferry_rdma_self_test *result);

@@ -2,12 +2,13 @@
 /*
  * What every part of libvmferry shares: version, log, clock, byte buffers and lists of problems.
  *
- * ERRORS   Functions return 0 (or a count) or a negative errno. Out-arguments are set only on success. The first
- *          function that sees a failure logs it once, with object, operation, cause and remedy.
- * TIME     Deadlines are absolute CLOCK_MONOTONIC nanoseconds, as vmferry_now() counts them. A deadline in the past
- *          makes a call try once without waiting. There is no "for ever".
- * THREADS  Each header says which thread may call what. Where nothing is said, an object belongs to one thread at
- *          a time.
+ * ERRORS   Functions return 0 (or a count) or a negative errno. Out-arguments are set only on
+ *          success. The first function that sees a failure logs it once, with object, operation,
+ *          cause and remedy.
+ * TIME     Deadlines are absolute CLOCK_MONOTONIC nanoseconds, as vmferry_now() counts them. A
+ *          deadline in the past makes a call try once without waiting. There is no "for ever".
+ * THREADS  Each header says which thread may call what. Where nothing is said, an object belongs to
+ *          one thread at a time.
  */
 #ifndef VMFERRY_VMFERRY_H
 #define VMFERRY_VMFERRY_H
@@ -39,8 +40,8 @@ enum vmferry_log_level {
 typedef void (*vmferry_log_fn)(void *ctx, enum vmferry_log_level level, const char *line);
 
 /*
- * Send log lines of @level and more severe to @fn; NULL silences the library, which is the state it starts in.
- * Process-wide. Call it before other threads use the library.
+ * Send log lines of @level and more severe to @fn; NULL silences the library, which is the state it
+ * starts in. Process-wide. Call it before other threads use the library.
  */
 void vmferry_set_log(vmferry_log_fn fn, void *ctx, enum vmferry_log_level level);
 
@@ -48,8 +49,8 @@ void vmferry_set_log(vmferry_log_fn fn, void *ctx, enum vmferry_log_level level)
 uint64_t vmferry_now(void);
 
 /*
- * A buffer of bytes that grows. The library hands one to callbacks that produce data; a caller may make its own.
- * Owned by whoever created it.
+ * A buffer of bytes that grows. The library hands one to callbacks that produce data; a caller may
+ * make its own. Owned by whoever created it.
  */
 struct vmferry_blob;
 
@@ -61,7 +62,10 @@ void vmferry_blob_free(struct vmferry_blob **blob);
 /* Appends a copy of @length bytes. -ENOMEM leaves the blob as it was. */
 int vmferry_blob_append(struct vmferry_blob *blob, const void *data, size_t length);
 
-/* Empties it. Its memory is kept for what is appended next, so that this needs none that was never touched. */
+/*
+ * Empties it. Its memory is kept for what is appended next, so that this needs none that was never
+ * touched.
+ */
 void vmferry_blob_clear(struct vmferry_blob *blob);
 
 /* The bytes and their number; the pointer is valid until the next append, clear or free. */
@@ -78,13 +82,15 @@ int vmferry_problems_new(struct vmferry_problems **problems);
 void vmferry_problems_free(struct vmferry_problems **problems);
 
 /*
- * Adds a problem: @what is wrong, and the @remedy. Both are copied. Beyond VMFERRY_PROBLEMS_MAX they are counted but
- * not kept.
+ * Adds a problem: @what is wrong, and the @remedy. Both are copied. Beyond VMFERRY_PROBLEMS_MAX
+ * they are counted but not kept.
  */
 #define VMFERRY_PROBLEMS_MAX 256
 void vmferry_problems_add(struct vmferry_problems *problems, const char *what, const char *remedy);
 
-/* How many were added, and the text "what (remedy)" of number @index; NULL past the last one kept. */
+/*
+ * How many were added, and the text "what (remedy)" of number @index; NULL past the last one kept.
+ */
 size_t vmferry_problems_count(const struct vmferry_problems *problems);
 const char *vmferry_problems_get(const struct vmferry_problems *problems, size_t index);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* KVM and those of its capabilities that a migration uses, asked of a VM that is made for the purpose. */
+/*
+ * KVM and those of its capabilities that a migration uses, asked of a VM that is made for the
+ * purpose.
+ */
 #include "host_check.h"
 
 #include <errno.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* RDMA: devices and their ports, as far as a migration cares. Nothing here is needed: without it memory travels over TCP. */
+/*
+ * RDMA: devices and their ports, as far as a migration cares. Nothing here is needed: without it
+ * memory travels over TCP.
+ */
 #include "host_check.h"
 
 #include <dirent.h>
@@ -76,7 +79,7 @@ static struct json_object *port_to_json(const struct vmferry_rdma_port *port)
 	return object;
 }
 
-/* ---- a port --------------------------------------------------------------------------------------------------- */
+/* ---- a port ---------------------------------------------------------------------------------- */
 
 /* "RDMA mlx5_0/1", and behind it what the item is about. */
 static const char *name_of(const struct vmferry_rdma_port *port, const char *what,
@@ -232,7 +235,7 @@ static void check_port(void *ctx, const struct vmferry_rdma_port *port)
 	check_limits(found, port);
 }
 
-/* ---- the host ------------------------------------------------------------------------------------------------- */
+/* ---- the host -------------------------------------------------------------------------------- */
 
 /* Whether the kernel has devices that the user's side knows nothing of. */
 static bool kernel_has_device(void)
@@ -287,7 +290,7 @@ bool check_rdma(struct json_object *checks, struct json_object *ports)
 	return found.usable > 0;
 }
 
-/* ---- the self-test -------------------------------------------------------------------------------------------- */
+/* ---- the self-test --------------------------------------------------------------------------- */
 
 static const char *test_remedy(int error)
 {

@@ -29,7 +29,9 @@ static void live(struct child *child, int control_fd, struct log *log, child_fn 
 	int code = EXIT_FAILED;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* A terminal sends Ctrl-C to the whole group; it is the parent's to decide what it means. */
+	/*
+	 * A terminal sends Ctrl-C to the whole group; it is the parent's to decide what it means.
+	 */
 	setpgid(0, 0);
 	if (host_new(&setup, &host) == 0) {
 		code = fn(ctx, host);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The two processes of a demo: a host in a process of its own each, with its control socket connected. */
+/*
+ * The two processes of a demo: a host in a process of its own each, with its control socket
+ * connected.
+ */
 #ifndef CLI_CHILD_H
 #define CLI_CHILD_H
 
@@ -21,14 +24,15 @@ struct child {
 typedef int (*child_fn)(void *ctx, struct host *host);
 
 /*
- * Forks and connects, with a control socket in @directory. The process ends with this one at the latest, and Ctrl-C does
- * not reach it. Not while this process has threads. Errors are printed.
+ * Forks and connects, with a control socket in @directory. The process ends with this one at the
+ * latest, and Ctrl-C does not reach it. Not while this process has threads. Errors are printed.
  */
 int child_start(struct child *child, const char *name, const char *directory, struct log *log,
 		child_fn fn, void *ctx);
 
 /*
- * Asks for its status: the caller puts it. -EINTR for a signal; -ECONNRESET, which is printed, when it is gone.
+ * Asks for its status: the caller puts it. -EINTR for a signal; -ECONNRESET, which is printed, when
+ * it is gone.
  */
 int child_status(struct child *child, int signal_fd, struct json_object **status);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Errors of connecting are printed here; those of a connection are the caller's, who knows what was under way. */
+/*
+ * Errors of connecting are printed here; those of a connection are the caller's, who knows what was
+ * under way.
+ */
 #include "client.h"
 
 #include <errno.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The other end of a control socket: connect, ask, wait for an answer or a signal, whichever comes first. */
+/*
+ * The other end of a control socket: connect, ask, wait for an answer or a signal, whichever comes
+ * first.
+ */
 #ifndef CLI_CLIENT_H
 #define CLI_CLIENT_H
 
@@ -19,8 +22,8 @@ int client_send(struct client *client, struct json_object *object);
 struct json_object *client_request(const char *name);
 
 /*
- * The next object that the other end sends; the caller puts it. -EINTR when @signal_fd (-1: none) became readable,
- * -ETIMEDOUT, -ECONNRESET when the other end is gone.
+ * The next object that the other end sends; the caller puts it. -EINTR when @signal_fd (-1: none)
+ * became readable, -ETIMEDOUT, -ECONNRESET when the other end is gone.
  */
 int client_recv(struct client *client, int signal_fd, uint64_t deadline,
 		struct json_object **object);

@@ -16,6 +16,9 @@ extern const struct command command_run;
 extern const struct command command_receive;
 extern const struct command command_migrate;
 extern const struct command command_check;
+extern const struct command command_qemu_send;
+extern const struct command command_qemu_receive;
+extern const struct command command_qemu_migrate;
 
 /* In the order in which they are listed; NULL at the end. */
 extern const struct command *const commands[];

@@ -3,6 +3,7 @@
 #include "control.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -28,18 +29,21 @@
 struct client {
 	uint64_t id; /* 0: free */
 	int fd;
+	bool has_asked;
+	uint64_t used_ns; /* when it has said or was told something */
 	struct lines lines;
 };
 
 struct control {
 	int listen_fd;
 	int epoll_fd;
+	int reserve_fd; /* to be given up when there is none for a client; -1: none */
 	uint64_t next_id;
 	char *path;
 	struct client clients[CLIENTS_MAX];
 };
 
-/* ---- the socket --------------------------------------------------------------------------------------------- */
+/* ---- the socket ------------------------------------------------------------------------------ */
 
 static int fill_address(const char *path, struct sockaddr_un *address)
 {
@@ -79,7 +83,10 @@ static int bind_listen(int fd, const char *path)
 	rc = fill_address(path, &address);
 	if (rc < 0)
 		return rc;
-	/* The mode of the fd becomes that of the path, so there is no moment in which others could connect. */
+	/*
+	 * The mode of the fd becomes that of the path, so there is no moment in which others could
+	 * connect.
+	 */
 	if (fchmod(fd, 0600) < 0)
 		return -errno;
 	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
@@ -113,7 +120,7 @@ int control_listen(const char *path, int *fd)
 	return 0;
 }
 
-/* ---- clients ------------------------------------------------------------------------------------------------ */
+/* ---- clients --------------------------------------------------------------------------------- */
 
 static struct client *find_client(struct control *control, uint64_t id)
 {
@@ -137,20 +144,67 @@ static int watch(struct control *control, int fd, uint64_t id)
 	return epoll_ctl(control->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+/*
+ * The client to drop for a new one: one that has never asked anything, else the one idle longest.
+ */
+static struct client *find_idlest(struct control *control)
+{
+	struct client *idlest = &control->clients[0];
+
+	for (unsigned int i = 1; i < CLIENTS_MAX; i++) {
+		struct client *c = &control->clients[i];
+
+		if (c->has_asked != idlest->has_asked ? idlest->has_asked
+						      : c->used_ns < idlest->used_ns)
+			idlest = c;
+	}
+	return idlest;
+}
+
+/*
+ * A connection that cannot be accepted stays in the backlog, and epoll would report it again at
+ * once. The reserved descriptor is closed so that it can be accepted and closed.
+ */
+static int accept_without_descriptors(struct control *control)
+{
+	int fd;
+
+	close(control->reserve_fd);
+	fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	control->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return -EMFILE;
+}
+
+static int accept_fd(struct control *control)
+{
+	int fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE) && control->reserve_fd >= 0)
+		return accept_without_descriptors(control);
+	return fd;
+}
+
 static void accept_client(struct control *control)
 {
 	struct client *client = find_client(control, 0);
-	int fd;
+	int fd = accept_fd(control);
 
-	fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	if (client == NULL || watch(control, fd, control->next_id) < 0) {
+	if (client == NULL) {
+		client = find_idlest(control);
+		drop(client);
+	}
+	if (watch(control, fd, control->next_id) < 0) {
 		close(fd);
 		return;
 	}
 	client->id = control->next_id++;
 	client->fd = fd;
+	client->has_asked = false;
+	client->used_ns = vmferry_now();
 	lines_init(&client->lines, CONTROL_LINE_MAX);
 }
 
@@ -185,6 +239,8 @@ static void serve_client(struct control *control, struct client *client, control
 			refuse(control, client, "not a request: send " GREETING_HINT);
 			return;
 		}
+		client->has_asked = true;
+		client->used_ns = vmferry_now();
 		fn(ctx, id, request);
 		json_object_put(request);
 	}
@@ -213,9 +269,12 @@ void control_send(struct control *control, uint64_t client, struct json_object *
 {
 	struct client *to = client == 0 ? NULL : find_client(control, client);
 
-	if (to == NULL)
+	if (to == NULL) {
 		json_object_put(object);
-	else if (lines_send(to->fd, object, vmferry_now() + SEND_WAIT_NS) < 0)
+		return;
+	}
+	to->used_ns = vmferry_now();
+	if (lines_send(to->fd, object, vmferry_now() + SEND_WAIT_NS) < 0)
 		drop(to);
 }
 
@@ -228,7 +287,7 @@ void control_send_error(struct control *control, uint64_t client, const char *me
 	control_send(control, client, object);
 }
 
-/* ---- lifetime ----------------------------------------------------------------------------------------------- */
+/* ---- lifetime -------------------------------------------------------------------------------- */
 
 int control_fd(const struct control *control)
 {
@@ -244,6 +303,7 @@ int control_new(int listen_fd, const char *path, struct control **control)
 	if (c == NULL)
 		goto err_close;
 	c->listen_fd = listen_fd;
+	c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	c->next_id = LISTENER_ID + 1;
 	c->path = strdup(path);
 	if (c->path == NULL)
@@ -260,6 +320,8 @@ err_path:
 		close(c->epoll_fd);
 	free(c->path);
 err_free:
+	if (c->reserve_fd >= 0)
+		close(c->reserve_fd);
 	free(c);
 err_close:
 	close(listen_fd);
@@ -278,6 +340,8 @@ void control_free(struct control **control)
 		if (c->clients[i].id != 0)
 			drop(&c->clients[i]);
 	unlink(c->path);
+	if (c->reserve_fd >= 0)
+		close(c->reserve_fd);
 	close(c->listen_fd);
 	close(c->epoll_fd);
 	free(c->path);

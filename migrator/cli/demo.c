@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmferry demo: a source and a destination on this host, two processes as run and receive make them, and a migration
- * between them as migrate drives it; then a look at the guest, which checks its own memory.
+ * vmferry demo: a source and a destination on this host, two processes as run and receive make
+ * them, and a migration between them as migrate drives it; then a look at the guest, which checks
+ * its own memory.
  */
 #include <errno.h>
 #include <json-c/json.h>
@@ -78,7 +79,7 @@ struct demo {
 	struct child destination;
 };
 
-/* ---- the two processes -------------------------------------------------------------------------------------- */
+/* ---- the two processes ----------------------------------------------------------------------- */
 
 static int be_source(void *ctx, struct host *host)
 {
@@ -123,7 +124,7 @@ static int start(struct demo *demo)
 	return 0;
 }
 
-/* ---- looking at the guest ----------------------------------------------------------------------------------- */
+/* ---- looking at the guest -------------------------------------------------------------------- */
 
 struct look {
 	bool ready;
@@ -212,7 +213,9 @@ static int wait_ready(struct demo *demo)
 	return signals_sleep(demo->signal_fd, vmferry_now() + demo->own.warmup) ? -EINTR : 0;
 }
 
-/* Until the guest has checked itself or has been watched for long enough; it must beat in any case. */
+/*
+ * Until the guest has checked itself or has been watched for long enough; it must beat in any case.
+ */
 static bool seen_enough(const struct demo *demo, const struct look *look, uint64_t elapsed)
 {
 	if (look->stopped || look->faults > 0)
@@ -253,7 +256,7 @@ static int watch_source(struct demo *demo, struct look *look)
 	return rc;
 }
 
-/* ---- the result --------------------------------------------------------------------------------------------- */
+/* ---- the result ------------------------------------------------------------------------------ */
 
 static void add_look(const struct demo *demo, struct json_object *report, const char *where,
 		     const struct look *look)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What the engine cannot know, the guest's own view of the blackout, is added to its report here. */
+/*
+ * What the engine cannot know, the guest's own view of the blackout, is added to its report here.
+ */
 #include "departure.h"
 
 #include <errno.h>
@@ -20,7 +22,9 @@ static void release(struct departure **departure)
 {
 	struct departure *d = *departure;
 
-	/* vCPU threads may be in vmferry_source_ring_full() until the vmm has let go of the source. */
+	/*
+	 * vCPU threads may be in vmferry_source_ring_full() until the vmm has let go of the source.
+	 */
 	vmm_set_source(d->vmm, NULL);
 	vmferry_source_free(&d->source);
 	free(d->uri);
@@ -107,6 +111,8 @@ struct json_object *departure_progress(const struct departure *departure)
 	add_u64(object, "bytes_per_second", p.rate);
 	add_u64(object, "dirty_bytes_per_second", p.dirty_rate);
 	add_u64(object, "predicted_blackout_us", p.predicted_ns / NS_PER_US);
+	add_u64(object, "losses", p.losses);
+	json_object_object_add(object, "reconnecting", json_object_new_boolean(p.reconnecting));
 	return object;
 }
 

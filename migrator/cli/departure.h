@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One migration away from this process: a vmferry_source over a vmm, and its report with what the guest has seen. */
+/*
+ * One migration away from this process: a vmferry_source over a vmm, and its report with what the
+ * guest has seen.
+ */
 #ifndef CLI_DEPARTURE_H
 #define CLI_DEPARTURE_H
 
@@ -8,7 +11,10 @@
 struct json_object;
 struct departure;
 
-/* Starts to migrate. A negative errno with the reason logged; nothing has happened to the guest then. */
+/*
+ * Starts to migrate. A negative errno with the reason logged; nothing has happened to the guest
+ * then.
+ */
 int departure_start(struct vmm *vmm, const char *uri, const struct migration_settings *settings,
 		    struct departure **departure);
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A small machine over the events that a host sends: started, progress, cancelling, error, report. */
+/*
+ * A small machine over the events that a host sends: started, progress, cancelling, error, report.
+ */
 #include "drive.h"
 
 #include <errno.h>
@@ -15,7 +17,10 @@
 #include "signals.h"
 #include "units.h"
 
-/* Beyond the migration's own timeout: GO may be out, and the source asks for its answer again for a while. */
+/*
+ * Beyond the migration's own timeout: GO may be out, and the source asks for its answer again for a
+ * while.
+ */
 #define SPARE_NS (60 * NS_PER_S)
 
 static struct json_object *request_migrate(const char *uri,

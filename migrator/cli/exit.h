@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the exit status of every subcommand says. The manual page and README.md list the same numbers. */
+/*
+ * What the exit status of every subcommand says. The manual page and README.md list the same
+ * numbers.
+ */
 #ifndef CLI_EXIT_H
 #define CLI_EXIT_H
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The guest's side of the settings: which machine, which image, and the built-in guest's workload. */
+/*
+ * The guest's side of the settings: which machine, which image, and the built-in guest's workload.
+ */
 #include "settings.h"
 
 #include <errno.h>
@@ -156,7 +158,10 @@ int machine_start(const struct machine_settings *machine, const struct workload_
 		line = words;
 	}
 	machine_config(machine, console_fd, &config);
-	/* This guest touches all of it anyway, and one page after the other that takes several times as long. */
+	/*
+	 * This guest touches all of it anyway, and one page after the other that takes several
+	 * times as long.
+	 */
 	config.prealloc = machine->guest == NULL && workload->fill == FILL_ALL;
 	rc = vmm_new(&config, vmm);
 	if (rc < 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One poll loop: signals, the control socket, a migration away, an arrival. The guest's vCPUs and the library's
- * threads run beside it and are never waited for in here.
+ * One poll loop: signals, the control socket, a migration away, an arrival. The guest's vCPUs and
+ * the library's threads run beside it and are never waited for in here.
  */
 #include "host_state.h"
 
@@ -56,7 +56,7 @@ void host_quit(struct host *host)
 		vmferry_destination_cancel(host->destination);
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void conclude(struct host *host, struct json_object *report, const char *uri)
 {
@@ -129,7 +129,9 @@ static void on_arrived(struct host *host)
 		return;
 	}
 	write_arrival(host);
-	/* Whoever asked to quit asked it of an empty process: a guest is not thrown away for that. */
+	/*
+	 * Whoever asked to quit asked it of an empty process: a guest is not thrown away for that.
+	 */
 	if (host->quitting)
 		say(host, "a guest had already arrived: ask again to stop it\n");
 	host->quitting = false;
@@ -163,7 +165,10 @@ static void look_at_departure(struct host *host)
 	host_send_progress(host);
 }
 
-/* The source may know that its guest runs here, and tell people, a moment before the destination has cleared up. */
+/*
+ * The source may know that its guest runs here, and tell people, a moment before the destination
+ * has cleared up.
+ */
 static bool arriving(const struct host *host)
 {
 	return host->waiting && vmferry_destination_phase(host->destination) == VMFERRY_RUNNING;
@@ -199,7 +204,7 @@ int host_serve(struct host *host)
 	return host->code;
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* $XDG_RUNTIME_DIR is the user's alone; /tmp is not, so the socket's own mode must do there. */
 static void own_path(char *path, size_t size)

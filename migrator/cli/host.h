@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A process that has a guest, or waits for one to arrive: what run, receive and the two halves of demo share. It serves
- * the control socket, migrates the guest away when asked, and lives until the guest is gone.
+ * A process that has a guest, or waits for one to arrive: what run, receive and the two halves of
+ * demo share. It serves the control socket, migrates the guest away when asked, and lives until the
+ * guest is gone.
  */
 #ifndef CLI_HOST_H
 #define CLI_HOST_H
@@ -20,7 +21,9 @@ struct host_setup {
 
 struct host;
 
-/* Blocks signals and listens at the control socket; errors are printed. Before any thread is made. */
+/*
+ * Blocks signals and listens at the control socket; errors are printed. Before any thread is made.
+ */
 int host_new(const struct host_setup *setup, struct host **host);
 
 /* The guest that runs here; the host owns it from now on. */

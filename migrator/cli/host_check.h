@@ -8,9 +8,11 @@
 struct json_object;
 
 /*
- * {"can_migrate": ..., "checks": [{"name", "status": "ok" | "missing", "required", "value", "remedy"}, ...],
- * "rdma": {"ports": [...], "self_test": {...}}}; remedy is null where nothing is missing. The caller puts it. @rail: the address of the
- * RDMA port to test, NULL for none; @tested is then 0 or why the test failed.
+ * {"can_migrate": ...,
+ *  "checks": [{"name", "status": "ok" | "missing", "required", "value", "remedy"}, ...],
+ *  "rdma": {"ports": [...], "self_test": {...}}}; remedy is null where nothing is missing. The
+ * caller puts it. @rail: the address of the RDMA port to test, NULL for none; @tested is then 0 or
+ * why the test failed.
  */
 struct json_object *host_check(const char *rail, int *tested);
 

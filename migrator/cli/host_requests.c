@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The control socket's commands: status, migrate, cancel, quit. Every one is answered with one object or more. */
+/*
+ * The control socket's commands: status, migrate, cancel, quit. Every one is answered with one
+ * object or more.
+ */
 #include "host_state.h"
 
 #include <errno.h>

@@ -17,7 +17,10 @@ struct host {
 	/* Set once a guest is here; NULL before and, after it has left, until host_free(). */
 	struct vmm *vmm;
 
-	/* The wait for a guest. Kept after the arrival: it answers a source that lost the first answer. */
+	/*
+	 * The wait for a guest. Kept after the arrival: it answers a source that lost the first
+	 * answer.
+	 */
 	struct vmferry_destination *destination;
 	struct vmm_arrival arriving;
 	const char *arrival_json;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "../qemu/log.h"
 #include "../vmm/vmm.h"
 
 static void take_line(void *ctx, enum vmferry_log_level level, const char *line)
@@ -31,6 +32,7 @@ void log_open(struct log *log, enum vmferry_log_level level)
 {
 	vmferry_set_log(take_line, log, level);
 	vmm_set_log(take_line, log, level);
+	qemu_set_log(take_line, log, level);
 }
 
 void log_take_error(struct log *log, char text[LOG_LINE_MAX], const char *otherwise)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The library's log lines: to standard error, and the last error kept, to be told to whoever asked for what failed. */
+/*
+ * The library's log lines: to standard error, and the last error kept, to be told to whoever asked
+ * for what failed.
+ */
 #ifndef CLI_LOG_H
 #define CLI_LOG_H
 
@@ -18,7 +21,10 @@ struct log {
 
 void log_init(struct log *log);
 
-/* Sends the lines of library and VMM, of @level and more severe, to @log, which must outlive their use. */
+/*
+ * Sends the lines of library and VMM, of @level and more severe, to @log, which must outlive their
+ * use.
+ */
 void log_open(struct log *log, enum vmferry_log_level level);
 
 /* Copies the last error and forgets it; @otherwise when there was none. */

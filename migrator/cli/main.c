@@ -12,7 +12,7 @@ static void usage(FILE *file)
 {
 	fprintf(file, "usage: vmferry COMMAND [options]\n\ncommands:\n");
 	for (unsigned int i = 0; commands[i] != NULL; i++)
-		fprintf(file, "  %-10s%.*s\n", commands[i]->name,
+		fprintf(file, "  %-14s%.*s\n", commands[i]->name,
 			(int)strcspn(commands[i]->summary, "."), commands[i]->summary);
 	fprintf(file, "\nvmferry COMMAND --help tells a command's options, "
 		      "vmferry --version the version.\n");

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The migration's side of the settings, and how they travel over the control socket: as the text of the options. */
+/*
+ * The migration's side of the settings, and how they travel over the control socket: as the text of
+ * the options.
+ */
 #include "settings.h"
 
 #include <errno.h>
@@ -21,6 +24,11 @@ static const struct option_spec migration_specs[] = {
 	OPTION("timeout", "TIME", "300s",
 	       "Give up, the guest running on, when the migration is not committed by then.",
 	       OPTION_DURATION, AT(timeout), .min = 1000000, .max = 604800000000000ull),
+	OPTION("reconnect", "TIME", "10s",
+	       "When lanes or the control connection are lost, connect again for so long and go on; 0 or never: "
+	       "fail.",
+	       OPTION_DURATION, AT(reconnect), .max = 3600000000000ull, .word = "never",
+	       .word_value = 0),
 	OPTION("lanes", "N", "auto",
 	       "Connections that carry memory; auto is as many as are useful.", OPTION_COUNT,
 	       AT(lanes), .min = 1, .max = VMFERRY_LANES_MAX, .word = "auto", .word_value = 0),
@@ -66,6 +74,8 @@ void migration_options(const struct migration_settings *migration,
 		.bandwidth = migration->bandwidth,
 		.timeout_ns = migration->timeout,
 		.verify = migration->verify,
+		.reconnect_ns =
+			migration->reconnect == 0 ? VMFERRY_RECONNECT_NEVER : migration->reconnect,
 	};
 	transport_options(&migration->transport, &options->transport);
 	options->transport.lanes = (unsigned int)migration->lanes;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Options as tables. A table drives parsing, validation and --help, carries the options over the control socket, and is
- * what the manual page is compared with. A command is made of one or more groups, each filling a structure of its own.
+ * Options as tables. A table drives parsing, validation and --help, carries the options over the
+ * control socket, and is what the manual page is compared with. A command is made of one or more
+ * groups, each filling a structure of its own.
  */
 #ifndef CLI_OPTION_H
 #define CLI_OPTION_H
@@ -43,7 +44,10 @@ struct option_spec {
 	const char *const *choices; /* NULL at the end */
 };
 
-/* An entry of a table; what it does not need of min, max, word and choices is left out behind OFFSET. */
+/*
+ * An entry of a table; what it does not need of min, max, word and choices is left out behind
+ * OFFSET.
+ */
 #define OPTION(NAME, ARGUMENT, FALLBACK, HELP, KIND, OFFSET, ...)                               \
 	{                                                                                       \
 		.name = (NAME), .argument = (ARGUMENT), .fallback = (FALLBACK), .help = (HELP), \
@@ -84,13 +88,16 @@ void option_defaults(const struct option_group *group, void *target);
 int option_set(const struct option_group *group, void *target, const char *name, const char *text,
 	       char why[OPTION_WHY_MAX]);
 
-/* Adds to @object one string for each option of the group, as option_set() reads them, and an array of them for a list. */
+/*
+ * Adds to @object one string for each option of the group, as option_set() reads them, and an array
+ * of them for a list.
+ */
 void option_to_json(const struct option_group *group, const void *target,
 		    struct json_object *object);
 
 /*
- * Parses a command line into @targets, one for each of the command's groups. True: go on. False: the command ends with
- * *@exit_code; help was printed, or what is wrong.
+ * Parses a command line into @targets, one for each of the command's groups. True: go on. False:
+ * the command ends with *@exit_code; help was printed, or what is wrong.
  */
 bool option_parse(const struct command *command, int argc, char **argv, void *const targets[],
 		  struct option_result *result, int *exit_code);

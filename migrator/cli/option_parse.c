@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The command line: getopt_long(3) over the option tables of a command, and its --help from the same tables. */
+/*
+ * The command line: getopt_long(3) over the option tables of a command, and its --help from the
+ * same tables.
+ */
 #include "option.h"
 
 #include <errno.h>

@@ -27,6 +27,15 @@ void progress_show(struct json_object *progress)
 
 	if (isatty(STDERR_FILENO) != 1)
 		return;
+	/* Nothing else changes meanwhile. */
+	if (number(progress, "reconnecting") != 0) {
+		fprintf(stderr,
+			"\r\033[K%s %" PRIu64 " %%  connection lost (%" PRIu64
+			" times so far), connecting again",
+			report_text(progress, "phase", "?"), number(progress, "percent"),
+			number(progress, "losses"));
+		return;
+	}
 	if (predicted != 0)
 		units_format_duration(blackout, predicted * NS_PER_US);
 	fprintf(stderr, "\r\033[K%s %" PRIu64 " %%  round %" PRIu64 "  %s  dirtied %s  blackout %s",

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A report as text: scalars aligned, then each object under a heading, lists of objects as tables. */
+/*
+ * A report as text: scalars aligned, then each object under a heading, lists of objects as tables.
+ */
 #include "report.h"
 
 #include <inttypes.h>
@@ -178,11 +180,13 @@ static bool is_table(struct json_object *value)
 	       json_object_is_type(json_object_array_get_idx(value, 0), json_type_object);
 }
 
-/* Lists of scalars are one cell; an empty list says nothing. */
+/* Lists of scalars are one cell; an empty list or text says nothing. */
 static bool is_scalar(struct json_object *value)
 {
 	if (json_object_is_type(value, json_type_array))
 		return json_object_array_length(value) > 0 && !is_table(value);
+	if (json_object_is_type(value, json_type_string))
+		return json_object_get_string_len(value) > 0;
 	return !json_object_is_type(value, json_type_object);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The option groups that several commands share, and what becomes of their values: a guest's configuration and command
- * line, and a migration's options.
+ * The option groups that several commands share, and what becomes of their values: a guest's
+ * configuration and command line, and a migration's options.
  */
 #ifndef CLI_SETTINGS_H
 #define CLI_SETTINGS_H
@@ -11,7 +11,7 @@
 
 #include "option.h"
 
-/* ---- the guest ---------------------------------------------------------------------------------------------- */
+/* ---- the guest ------------------------------------------------------------------------------- */
 
 struct machine_settings {
 	uint64_t memory;
@@ -43,8 +43,8 @@ extern const struct option_group machine_group;
 extern const struct option_group workload_group;
 
 /*
- * Checks what no single option can: 0, or -EINVAL with the reason printed. @workload_given: whether any option of the
- * workload group was on the command line.
+ * Checks what no single option can: 0, or -EINVAL with the reason printed. @workload_given: whether
+ * any option of the workload group was on the command line.
  */
 int machine_check(const struct machine_settings *machine, bool workload_given);
 
@@ -52,14 +52,17 @@ int machine_check(const struct machine_settings *machine, bool workload_given);
 int machine_start(const struct machine_settings *machine, const struct workload_settings *workload,
 		  int console_fd, struct vmm **vmm);
 
-/* "none" is -1, "-" is standard output. Another one is opened for appending; a negative errno is printed. */
+/*
+ * "none" is -1, "-" is standard output. Another one is opened for appending; a negative errno is
+ * printed.
+ */
 int console_open(const char *name, int *fd);
 void console_close(int fd);
 
 #define CONSOLE_HELP \
 	"Where the guest's console goes: a file to append to, - for standard output, or none."
 
-/* ---- how memory travels ------------------------------------------------------------------------------------- */
+/* ---- how memory travels ---------------------------------------------------------------------- */
 
 struct transport_settings {
 	uint64_t kind; /* enum vmferry_transport */
@@ -77,12 +80,13 @@ const char *transport_check(const struct transport_settings *transport);
 void transport_options(const struct transport_settings *transport,
 		       struct vmferry_transport_options *options);
 
-/* ---- the migration ------------------------------------------------------------------------------------------ */
+/* ---- the migration --------------------------------------------------------------------------- */
 
 struct migration_settings {
 	uint64_t downtime;
 	uint64_t bandwidth;
 	uint64_t timeout;
+	uint64_t reconnect; /* 0: never */
 	uint64_t lanes;
 	struct transport_settings transport; /* the transport group's */
 	/* what demo and migrate have with defaults of their own */
@@ -99,13 +103,14 @@ void migration_options(const struct migration_settings *migration,
 		       struct vmferry_source_options *options);
 
 /*
- * The settings as the control socket's "options" object, and back; -EINVAL with the reason in @why. Strings stay the object's.
+ * The settings as the control socket's "options" object, and back; -EINVAL with the reason in @why.
+ * Strings stay the object's.
  */
 struct json_object *migration_to_json(const struct migration_settings *migration);
 int migration_from_json(struct json_object *object, struct migration_settings *migration,
 			char why[OPTION_WHY_MAX]);
 
-/* ---- all commands ------------------------------------------------------------------------------------------- */
+/* ---- all commands ---------------------------------------------------------------------------- */
 
 struct common_settings {
 	uint64_t log; /* enum vmferry_log_level */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Ctrl-C and its kin as a file descriptor, so that they come in order with everything else a poll loop sees. */
+/*
+ * Ctrl-C and its kin as a file descriptor, so that they come in order with everything else a poll
+ * loop sees.
+ */
 #ifndef CLI_SIGNALS_H
 #define CLI_SIGNALS_H
 
@@ -7,8 +10,9 @@
 #include <stdint.h>
 
 /*
- * Blocks SIGINT, SIGTERM and SIGHUP, ignores SIGPIPE, and gives an fd that is readable when one of them came. Call it
- * before any thread is made, since threads inherit what is blocked. A negative errno is printed.
+ * Blocks SIGINT, SIGTERM and SIGHUP, ignores SIGPIPE, and gives an fd that is readable when one of
+ * them came. Call it before any thread is made, since threads inherit what is blocked. A negative
+ * errno is printed.
  */
 int signals_open(int *fd);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tracker for a VM whose writes the caller reports: its marks go straight into the map, so that there is nothing to
- * enable and nothing to harvest.
+ * The tracker for a VM whose writes the caller reports: its marks go straight into the map, so that
+ * there is nothing to enable and nothing to harvest.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Enabling KVM's dirty ring on a VM that has no vCPU yet. Where the kernel offers both flavours of the capability the
- * one with acquire and release semantics is taken, which is what the ring's reader is written for.
+ * Enabling KVM's dirty ring on a VM that has no vCPU yet. Where the kernel offers both flavours of
+ * the capability the one with acquire and release semantics is taken, which is what the ring's
+ * reader is written for.
  */
 #include <errno.h>
 #include <linux/kvm.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tracker on KVM's dirty log: a bitmap a slot. With manual protect KVM_GET_DIRTY_LOG only copies the bits, pages stay
- * writable and bits set, until KVM_CLEAR_DIRTY_LOG protects exactly the pages that were read; then they are published.
+ * The tracker on KVM's dirty log: a bitmap a slot. With manual protect KVM_GET_DIRTY_LOG only
+ * copies the bits, pages stay writable and bits set, until KVM_CLEAR_DIRTY_LOG protects exactly the
+ * pages that were read; then they are published.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -13,7 +14,10 @@
 #include "slots.h"
 #include "trackers.h"
 
-/* Words of one clear, 1 GiB of guest: lanes get the first pages while later ones are still being protected. */
+/*
+ * Words of one clear, 1 GiB of guest: lanes get the first pages while later ones are still being
+ * protected.
+ */
 #define CLEAR_WORDS 4096u
 
 struct log_tracker {
@@ -108,8 +112,8 @@ static int start(struct tracker *tracker)
 {
 	struct log_tracker *t = log_tracker(tracker);
 	/*
-	 * Without INITIALLY_SET: with it every page starts as dirty and writable, which is right only for a caller whose
-	 * first pass is taken from the log itself.
+	 * Without INITIALLY_SET: with it every page starts as dirty and writable, which is right
+	 * only for a caller whose first pass is taken from the log itself.
 	 */
 	struct kvm_enable_cap cap = {
 		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,

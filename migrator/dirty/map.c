@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The dirty map's cold half: making it from a VM's regions, marking ranges of addresses, counting. What runs for each
- * word of a harvest or of a lane's pass is inline in map.h.
+ * The dirty map's cold half: making it from a VM's regions, marking ranges of addresses, counting.
+ * What runs for each word of a harvest or of a lane's pass is inline in map.h.
  */
 #include "map.h"
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The dirty map: one atomic bit for each guest page, by region. Trackers only set bits, lanes only take them.
+ * The dirty map: one atomic bit for each guest page, by region. Trackers only set bits, lanes only
+ * take them.
  *
- * ORDER  A tracker publishes with release after the page is protected again; a lane takes with acquire before it reads
- *        the page. So a write that a lane's read misses happens after the protection, and is tracked again.
+ * ORDER  A tracker publishes with release after the page is protected again; a lane takes with
+ *        acquire before it reads the page. So a write that a lane's read misses happens after the
+ *        protection, and is tracked again.
  */
 #ifndef DIRTY_MAP_H
 #define DIRTY_MAP_H
@@ -48,7 +50,10 @@ static inline uint64_t dirty_map_take(struct dirty_region *r, uint64_t word, uin
 	return atomic_fetch_and_explicit(&r->bits[word], ~mask, memory_order_acquire) & mask;
 }
 
-/* Sets every page that touches [address, address + length). -ERANGE unless the range lies in the regions. */
+/*
+ * Sets every page that touches [address, address + length). -ERANGE unless the range lies in the
+ * regions.
+ */
 int dirty_map_mark(struct dirty_map *map, uint64_t address, uint64_t length);
 
 /* Sets pages @first to @first + @count - 1 of a region; clipped to its end. */

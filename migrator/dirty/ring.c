@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Mapping one vCPU's dirty ring, and finding the place where a reader who comes later has to begin. */
+/*
+ * Mapping one vCPU's dirty ring, and finding the place where a reader who comes later has to begin.
+ */
 #include "ring.h"
 
 #include <errno.h>
@@ -19,8 +21,8 @@ static size_t bytes_of(uint32_t entries)
 }
 
 /*
- * A read past the kernel's ring is SIGBUS and a ring longer than we know would be read at the wrong places, so both
- * ends are tried with populate, which reports such a page as EFAULT.
+ * A read past the kernel's ring is SIGBUS and a ring longer than we know would be read at the wrong
+ * places, so both ends are tried with populate, which reports such a page as EFAULT.
  */
 static int check_length(const struct ring *r, size_t page)
 {
@@ -97,8 +99,9 @@ bool ring_locate(struct ring *r)
 	if (at == r->entries)
 		return false;
 	/*
-	 * What was pushed while we looked may have put older entries behind us: dirty entries have no gaps, so go back
-	 * to the first. The kernel keeps a reserve of free entries, hence there is one.
+	 * What was pushed while we looked may have put older entries behind us: dirty entries have
+	 * no gaps, so go back to the first. The kernel keeps a reserve of free entries, hence there
+	 * is one.
 	 */
 	for (uint32_t n = 0; n < mask; n++) {
 		if (ring_flags(r, (at - 1) & mask) != KVM_DIRTY_GFN_F_DIRTY)
@@ -132,8 +135,9 @@ bool ring_reported_full(const struct ring *r)
 }
 
 /*
- * Our bit vanishes when a KVM_RUN begins and when it ends. The first time may be the end of one that looked at the ring before
- * we came, the second the beginning of the next; so by the third one has both begun and ended.
+ * Our bit vanishes when a KVM_RUN begins and when it ends. The first time may be the end of one
+ * that looked at the ring before we came, the second the beginning of the next; so by the third one
+ * has both begun and ended.
  */
 bool ring_seen_full(struct ring *r)
 {

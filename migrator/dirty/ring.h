@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One vCPU's dirty ring, as its reader sees it: the kernel fills entries in order and never skips one, the reader marks
- * them as collected in the same order, and KVM_RESET_DIRTY_RINGS makes them free again.
+ * One vCPU's dirty ring, as its reader sees it: the kernel fills entries in order and never skips
+ * one, the reader marks them as collected in the same order, and KVM_RESET_DIRTY_RINGS makes them
+ * free again.
  */
 #ifndef DIRTY_RING_H
 #define DIRTY_RING_H
@@ -27,15 +28,18 @@ struct ring {
 	unsigned int futile;  /* attempts to find KVM's index in an empty ring */
 };
 
-/* Maps the ring of a vCPU and checks that it has @entries, no more and no fewer. The fd stays the caller's. */
+/*
+ * Maps the ring of a vCPU and checks that it has @entries, no more and no fewer. The fd stays the
+ * caller's.
+ */
 int ring_map(struct ring *r, int vcpu_fd, uint32_t entries);
 
 /* Accepts a ring that is all zero. */
 void ring_unmap(struct ring *r);
 
 /*
- * Finds the oldest dirty entry: the kernel does not tell where in the ring it stands, and a reader before this one may
- * have left it anywhere. False while there is no entry at all.
+ * Finds the oldest dirty entry: the kernel does not tell where in the ring it stands, and a reader
+ * before this one may have left it anywhere. False while there is no entry at all.
  */
 bool ring_locate(struct ring *r);
 
@@ -43,8 +47,8 @@ bool ring_locate(struct ring *r);
 void ring_reclaim(struct ring *r);
 
 /*
- * There is no entry where the reader is, but one right behind it, dirty or already taken. KVM leaves such a hole when it
- * overwrites the very entry that it is resetting.
+ * There is no entry where the reader is, but one right behind it, dirty or already taken. KVM
+ * leaves such a hole when it overwrites the very entry that it is resetting.
  */
 bool ring_has_hole(const struct ring *r);
 
@@ -52,8 +56,9 @@ bool ring_has_hole(const struct ring *r);
 bool ring_reported_full(const struct ring *r);
 
 /*
- * True if the vCPU has entered KVM_RUN since the first of a row of calls, and left it because the ring was full. To be
- * called when nothing in the ring is to be read or reset; after "true" the row begins anew.
+ * True if the vCPU has entered KVM_RUN since the first of a row of calls, and left it because the
+ * ring was full. To be called when nothing in the ring is to be read or reset; after "true" the row
+ * begins anew.
  */
 bool ring_seen_full(struct ring *r);
 

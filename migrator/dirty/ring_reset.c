@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Resetting rings. KVM's reset begins at an index of its own and ends at the first entry that is not marked RESET.
+ * Resetting rings. KVM's reset begins at an index of its own and ends at the first entry that is
+ * not marked RESET.
  *
- * OVERFLOW  KVM asks the vCPU to leave when 64 free entries are left, but looks only between two entries of the guest. An
- *           instruction that KVM emulates pushes an entry for every store (REP STOS: up to 1024), and where whole batches are
- *           emulated (PVM) so does each of them. What comes after the last free entry overwrites the oldest. Pages are lost
- *           then, so the caller protects everything anew; and once the ring has been reset, KVM counts entries in it that
- *           are nowhere to be read: a gap of free entries, at its begin, and its next entry comes after that.
+ * OVERFLOW  KVM asks the vCPU to leave when 64 free entries are left, but looks only between two
+ *           entries of the guest. An instruction that KVM emulates pushes an entry for every store
+ *           (REP STOS: up to 1024), and where whole batches are emulated (PVM) so does each of
+ *           them. What comes after the last free entry overwrites the oldest. Pages are lost then,
+ *           so the caller protects everything anew; and once the ring has been reset, KVM counts
+ *           entries in it that are nowhere to be read: a gap of free entries, at its begin, and its
+ *           next entry comes after that.
  *
- * BOUND     Free entries in a gap are marked too, for else KVM would stand before them for ever. But the reset must not come to
- *           KVM's own next entry, of which we know nothing: once beyond it KVM counts 2^32 entries, and the vCPU never runs
- *           again. Two things keep it from that. Where we have read an entry, KVM's next is not before the one that follows:
- *           that one is left free (bridge()). And a vCPU that KVM holds for a full ring has at least as many entries as
- *           KVM holds it for: so many may be marked, be they where they are (advance()). Both hold while the vCPU
- *           pushes on: what is dirty is never marked there, and KVM's next only moves away.
+ * BOUND     Free entries in a gap are marked too, for else KVM would stand before them for ever.
+ *           But the reset must not come to KVM's own next entry, of which we know nothing: once
+ *           beyond it KVM counts 2^32 entries, and the vCPU never runs again. Two things keep it
+ *           from that. Where we have read an entry, KVM's next is not before the one that follows:
+ *           that one is left free (bridge()). And a vCPU that KVM holds for a full ring has at
+ *           least as many entries as KVM holds it for: so many may be marked, be they where they
+ *           are (advance()). Both hold while the vCPU pushes on: what is dirty is never marked
+ *           there, and KVM's next only moves away.
  */
 #include "ring_reset.h"
 
@@ -30,7 +35,10 @@
 #define FUTILE_MAX	 10
 #define IDLE_PASSES	 2 /* so many that did nothing: there is nothing that KVM would do */
 
-/* Grows when this thread waits, and so when it is stopped: at the latest on its way out of a system call. */
+/*
+ * Grows when this thread waits, and so when it is stopped: at the latest on its way out of a system
+ * call.
+ */
 static long waits(void)
 {
 	struct rusage usage = {0};
@@ -136,16 +144,20 @@ static bool find_end(const struct ring *ring, uint32_t *end)
 
 void rings_note_lost(struct rings *rings, struct ring *ring)
 {
-	/* All that is older than the vCPU's next entry goes at once, so that there is never a gap between two entries. */
+	/*
+	 * All that is older than the vCPU's next entry goes at once, so that there is never a gap
+	 * between two entries.
+	 */
 	rings->owed +=
 		change_flags(ring, 0, ring->entries, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET);
 	note_lost(rings, ring);
 }
 
 /*
- * KVM has nothing to do, but not all that is owed was done. If the last entry that was taken is still marked, KVM is in a gap
- * before it. If it is dirty again, a vCPU that writes on has come round and has overwritten marks. What KVM does not get
- * to even now is given up, which is one more gap.
+ * KVM has nothing to do, but not all that is owed was done. If the last entry that was taken is
+ * still marked, KVM is in a gap before it. If it is dirty again, a vCPU that writes on has come
+ * round and has overwritten marks. What KVM does not get to even now is given up, which is one more
+ * gap.
  */
 static int bridge(struct rings *r, struct ring *ring)
 {
@@ -177,10 +189,11 @@ static int bridge_all(struct rings *r)
 }
 
 /*
- * Over and over until all is done: from Linux 6.17 the ioctl stops early when a signal is pending and returns how many entries
- * it got to. Worse, it then drops the batch that it was about to protect (up to 64 pages), although it counts its entries
- * as done (seen with 6.18). So signals are blocked around it, and what cannot be blocked (a stop, the cgroup freezer, a
- * debugger) is found out: cut, and the caller protects everything anew.
+ * Over and over until all is done: from Linux 6.17 the ioctl stops early when a signal is pending
+ * and returns how many entries it got to. Worse, it then drops the batch that it was about to
+ * protect (up to 64 pages), although it counts its entries as done (seen with 6.18). So signals are
+ * blocked around it, and what cannot be blocked (a stop, the cgroup freezer, a debugger) is found
+ * out: cut, and the caller protects everything anew.
  */
 static int reset(struct rings *r, struct ring *none)
 {
@@ -195,7 +208,10 @@ static int reset(struct rings *r, struct ring *none)
 		if (done < 0)
 			return done;
 		r->owed -= (uint64_t)done < r->owed ? (uint64_t)done : r->owed;
-		/* With nothing left to do a batch can still be dropped, the last one; then only the stop itself tells. */
+		/*
+		 * With nothing left to do a batch can still be dropped, the last one; then only the
+		 * stop itself tells.
+		 */
 		if (done > 0 && (disturbed || useful++ > 0))
 			r->cut = true;
 		idle = done > 0 ? 0 : idle + !disturbed;
@@ -234,8 +250,8 @@ int rings_reset(struct rings *rings)
 }
 
 /*
- * For a vCPU that KVM holds though there is nothing that its reader could read: takes KVM's index on in the empty ring, once.
- * It is most likely where the reader was.
+ * For a vCPU that KVM holds though there is nothing that its reader could read: takes KVM's index
+ * on in the empty ring, once. It is most likely where the reader was.
  */
 static int advance(struct rings *r, struct ring *ring)
 {
@@ -277,7 +293,10 @@ int rings_unstick(struct rings *rings, bool *stuck)
 		struct ring *ring = &rings->ring[i];
 		int rc = 0;
 
-		/* Also where all seems well: a gap may have been a whole ring longer than it looked. */
+		/*
+		 * Also where all seems well: a gap may have been a whole ring longer than it
+		 * looked.
+		 */
 		if (!ring_reported_full(ring))
 			continue;
 		*stuck = true;

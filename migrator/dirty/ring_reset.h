@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM_RESET_DIRTY_RINGS for all rings of a VM, and what to do when KVM does not get where the reader is: because the reset
- * was cut short, or because a ring overflowed.
+ * KVM_RESET_DIRTY_RINGS for all rings of a VM, and what to do when KVM does not get where the
+ * reader is: because the reset was cut short, or because a ring overflowed.
  */
 #ifndef DIRTY_RING_RESET_H
 #define DIRTY_RING_RESET_H
@@ -22,15 +22,16 @@ struct rings {
 int rings_reset(struct rings *rings);
 
 /*
- * Entries were overwritten, or may have been, and it is not known any more where in the ring KVM is: the reader has to look for
- * its place, and what is in the ring now is owed unread.
+ * Entries were overwritten, or may have been, and it is not known any more where in the ring KVM
+ * is: the reader has to look for its place, and what is in the ring now is owed unread.
  */
 void rings_note_lost(struct rings *rings, struct ring *ring);
 
 /*
- * Frees rings that KVM takes for full although nothing in them can be read, as an overflow by more than a whole ring leaves them.
- * To be called when all rings were collected and reset. Needs to see the vCPU exit for it, so it takes several calls, with
- * collecting in between. True in *@stuck if there may be such a ring still.
+ * Frees rings that KVM takes for full although nothing in them can be read, as an overflow by more
+ * than a whole ring leaves them. To be called when all rings were collected and reset. Needs to see
+ * the vCPU exit for it, so it takes several calls, with collecting in between. True in *@stuck if
+ * there may be such a ring still.
  */
 int rings_unstick(struct rings *rings, bool *stuck);
 

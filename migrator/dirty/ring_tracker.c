@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tracker on KVM's dirty rings, one a vCPU. Its cost follows the entries that are found, not the size of the guest.
+ * The tracker on KVM's dirty rings, one a vCPU. Its cost follows the entries that are found, not
+ * the size of the guest.
  *
- * ORDER  Entries of all vCPUs are collected into private bits and marked RESET, KVM_RESET_DIRTY_RINGS protects their
- *        pages, and only when it has done all of them are the bits published: a lane that read a page before it is
- *        protected would lose the write that follows, for nobody would be told of it.
+ * ORDER  Entries of all vCPUs are collected into private bits and marked RESET,
+ *        KVM_RESET_DIRTY_RINGS protects their pages, and only when it has done all of them are the
+ *        bits published: a lane that read a page before it is protected would lose the write that
+ *        follows, for nobody would be told of it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -19,7 +21,10 @@
 /* How long stop() waits for stuck vCPUs to show, and for them to get free, see rings_unstick(). */
 #define STUCK_POLL_US	500
 #define STUCK_POLLS_MAX 4000
-/* 300 ms: on a host with more to do than CPUs a vCPU thread may not run for that long, and be stuck when it does. */
+/*
+ * 300 ms: on a host with more to do than CPUs a vCPU thread may not run for that long, and be stuck
+ * when it does.
+ */
 #define QUIET_POLLS 600
 
 /* A word of the private bits that is not zero. */
@@ -66,7 +71,9 @@ static unsigned int find_region(struct ring_tracker *t, uint32_t slot)
 	return map->region_count;
 }
 
-/* Logging of a slot that is not ours was switched on by the VMM: its memory is not migrated by us. */
+/*
+ * Logging of a slot that is not ours was switched on by the VMM: its memory is not migrated by us.
+ */
 static void note_stray(struct ring_tracker *t, uint32_t slot)
 {
 	if (t->stray_logged)
@@ -104,7 +111,10 @@ static uint64_t collect_ring(struct ring_tracker *t, struct ring *ring, int *rc)
 
 	if (!ring->located && !ring_locate(ring))
 		return 0;
-	/* With the reset done, KVM's index is where we begin: the entry before is the last that is free. */
+	/*
+	 * With the reset done, KVM's index is where we begin: the entry before is the last that is
+	 * free.
+	 */
 	last = (ring->next - 1) & (ring->entries - 1);
 	while (taken < ring->entries && ring_take(ring, &slot, &offset)) {
 		taken++;
@@ -118,7 +128,10 @@ static uint64_t collect_ring(struct ring_tracker *t, struct ring *ring, int *rc)
 	return taken;
 }
 
-/* Nothing is reset in here, so that even vCPUs that write all the time can fill each ring only once. */
+/*
+ * Nothing is reset in here, so that even vCPUs that write all the time can fill each ring only
+ * once.
+ */
 static int collect(struct ring_tracker *t, uint64_t *pages)
 {
 	uint64_t taken = 0;
@@ -128,7 +141,10 @@ static int collect(struct ring_tracker *t, uint64_t *pages)
 		taken += collect_ring(t, &t->rings.ring[i], &rc);
 	t->rings.owed += taken;
 	*pages += taken;
-	/* An entry that was overwritten while it was read may say anything; all pages will count as dirty. */
+	/*
+	 * An entry that was overwritten while it was read may say anything; all pages will count as
+	 * dirty.
+	 */
 	if (rc == 0 || t->rings.overflowed)
 		return 0;
 	log_error("tracker ring: an entry lies behind the end of its slot: pages would be "
@@ -164,8 +180,9 @@ static void tell_why(struct ring_tracker *t)
 }
 
 /*
- * Pages that KVM dropped cannot be told from the others, and nobody would hear of writes to them: switching logging off and
- * on protects every page again, and what was written in between is covered by publishing them all.
+ * Pages that KVM dropped cannot be told from the others, and nobody would hear of writes to them:
+ * switching logging off and on protects every page again, and what was written in between is
+ * covered by publishing them all.
  */
 static int protect_all(struct ring_tracker *t)
 {
@@ -173,7 +190,10 @@ static int protect_all(struct ring_tracker *t)
 	int rc;
 
 	tell_why(t);
-	/* After stop() has switched logging off there is no protection to lose, but an entry still may have been. */
+	/*
+	 * After stop() has switched logging off there is no protection to lose, but an entry still
+	 * may have been.
+	 */
 	if (t->started) {
 		rc = slots_log_off(t->rings.vm_fd, map);
 		if (rc == 0)
@@ -206,7 +226,10 @@ static int drain(struct ring_tracker *t, uint64_t *pages)
 {
 	int rc = 0, collected;
 
-	/* What a harvest before left behind comes first: the list has room for one filling of the rings. */
+	/*
+	 * What a harvest before left behind comes first: the list has room for one filling of the
+	 * rings.
+	 */
 	if (t->rings.owed > 0 || t->rings.cut || t->rings.overflowed)
 		rc = reset_and_publish(t);
 	if (rc < 0)
@@ -274,7 +297,10 @@ static int start(struct tracker *tracker)
 	rc = discard(t);
 	if (rc < 0)
 		return rc;
-	/* Bits that a failed stop() had to keep are of an attempt that is over, but false-dirty does no harm. */
+	/*
+	 * Bits that a failed stop() had to keep are of an attempt that is over, but false-dirty
+	 * does no harm.
+	 */
 	publish(t);
 	rc = slots_log_on(t->rings.vm_fd, t->head.map);
 	t->started = rc == 0;
@@ -282,8 +308,9 @@ static int start(struct tracker *tracker)
 }
 
 /*
- * A vCPU must not stay in KVM_EXIT_DIRTY_RING_FULL for ever because nobody resets its ring any more. One that is still in the
- * burst that made its ring overflow has yet to exit for it, and one that exits for it time and again is in KVM_RUN in between.
+ * A vCPU must not stay in KVM_EXIT_DIRTY_RING_FULL for ever because nobody resets its ring any
+ * more. One that is still in the burst that made its ring overflow has yet to exit for it, and one
+ * that exits for it time and again is in KVM_RUN in between.
  */
 static int free_stuck(struct ring_tracker *t)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dirty logging of the KVM memory slots behind the regions. KVM has no call for the flag alone: the slot is set again as
- * it is, with KVM_MEM_LOG_DIRTY_PAGES more or less, which changes nothing else and may be done while vCPUs run.
+ * Dirty logging of the KVM memory slots behind the regions. KVM has no call for the flag alone: the
+ * slot is set again as it is, with KVM_MEM_LOG_DIRTY_PAGES more or less, which changes nothing else
+ * and may be done while vCPUs run.
  */
 #include "slots.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dirty logging of the KVM memory slots behind the regions. Each region is one whole slot, whose geometry KVM compares
- * with the region's when logging is switched.
+ * Dirty logging of the KVM memory slots behind the regions. Each region is one whole slot, whose
+ * geometry KVM compares with the region's when logging is switched.
  */
 #ifndef DIRTY_SLOTS_H
 #define DIRTY_SLOTS_H

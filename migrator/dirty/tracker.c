@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which tracker a VM gets. The ring and the log exclude each other in KVM, and the choice between them was made when the
- * VM was created, so a kind that cannot be had is an error that says what to create differently.
+ * Which tracker a VM gets. The ring and the log exclude each other in KVM, and the choice between
+ * them was made when the VM was created, so a kind that cannot be had is an error that says what to
+ * create differently.
  */
 #include "tracker.h"
 

@@ -2,9 +2,10 @@
 /*
  * Dirty trackers: learn which pages a running guest has written and publish them in a dirty map.
  *
- * A tracker belongs to one thread at a time (the harvester, then whoever pauses the VM). harvest() keeps the one order that
- * loses nothing: collect -> make the page trackable again -> publish. After start() every write to the regions is found by
- * some later harvest(); what was written before start() is the caller's business.
+ * A tracker belongs to one thread at a time (the harvester, then whoever pauses the VM). harvest()
+ * keeps the one order that loses nothing: collect -> make the page trackable again -> publish.
+ * After start() every write to the regions is found by some later harvest(); what was written
+ * before start() is the caller's business.
  */
 #ifndef DIRTY_TRACKER_H
 #define DIRTY_TRACKER_H
@@ -30,8 +31,9 @@ struct tracker {
 };
 
 /*
- * Chooses by @kind and by what the VM can do (AUTO: ring if vm->ring_entries, else log if the kernel has manual
- * protect, else -ENOTSUP unless vm_fd is -1: then caller). -ENOTSUP, with the reason logged, if @kind cannot be had.
+ * Chooses by @kind and by what the VM can do (AUTO: ring if vm->ring_entries, else log if the
+ * kernel has manual protect, else -ENOTSUP unless vm_fd is -1: then caller). -ENOTSUP, with the
+ * reason logged, if @kind cannot be had.
  */
 int tracker_new(enum vmferry_tracker kind, const struct vmferry_vm *vm, struct dirty_map *map,
 		struct tracker **tracker);
@@ -52,8 +54,9 @@ static inline int tracker_start(struct tracker *t)
 }
 
 /*
- * Publishes what was written since the last harvest; @pages is raised by the number of entries found (a page may count
- * more than once). With all vCPUs out of KVM_RUN it finds everything that they wrote.
+ * Publishes what was written since the last harvest; @pages is raised by the number of entries
+ * found (a page may count more than once). With all vCPUs out of KVM_RUN it finds everything that
+ * they wrote.
  */
 static inline int tracker_harvest(struct tracker *t, uint64_t *pages)
 {

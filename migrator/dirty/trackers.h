@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The makers of the trackers, for tracker.c alone: each has checked that the VM can do what it needs. */
+/*
+ * The makers of the trackers, for tracker.c alone: each has checked that the VM can do what it
+ * needs.
+ */
 #ifndef DIRTY_TRACKERS_H
 #define DIRTY_TRACKERS_H
 

@@ -43,6 +43,12 @@ int content_next(const struct vmferry_region *region, uint64_t offset,
 	hole = lseek(region->fd, data, SEEK_HOLE);
 	if (hole < 0)
 		return seek_failed(region, "SEEK_HOLE");
+	if (data < (off_t)(region->fd_offset + offset) || hole <= data) {
+		log_error("region 0x%llx: no progress in searching its fd for data: give that "
+			  "of its memory, or -1",
+			  (unsigned long long)region->address);
+		return -EINVAL;
+	}
 	if (hole > limit)
 		hole = limit;
 	extent->offset = page_down((uint64_t)data - region->fd_offset);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What of a region holds anything: a memfd's data between its holes. Reading a hole of shared memory through its mapping
- * would make it resident, so whoever reads whole regions walks them with this.
+ * What of a region holds anything: a memfd's data between its holes. Reading a hole of shared
+ * memory through its mapping would make it resident, so whoever reads whole regions walks them with
+ * this.
  */
 #ifndef ENGINE_CONTENT_H
 #define ENGINE_CONTENT_H
@@ -17,8 +18,8 @@ struct content_extent {
 };
 
 /*
- * The next extent at or behind @offset: 1 and @extent, 0 when there is none, or a negative errno. A region without fd is
- * one extent.
+ * The next extent at or behind @offset: 1 and @extent, 0 when there is none, or a negative errno. A
+ * region without fd is one extent.
  */
 int content_next(const struct vmferry_region *region, uint64_t offset,
 		 struct content_extent *extent);

@@ -3,6 +3,7 @@
 #include "destination.h"
 
 #include <errno.h>
+#include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,15 +12,16 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/thread.h"
 
 #define LISTEN_SLICE_NS (60 * NS_PER_S)
-/* Who has finished the handshake must say what he wants within this. */
-#define FIRST_MESSAGE_NS (2 * NS_PER_S)
-#define ANSWER_NS	 NS_PER_S
+#define ANSWER_NS	NS_PER_S
 /* How long an offer waits for the control thread to be free. */
-#define FREE_NS NS_PER_S
+#define FREE_NS (3 * NS_PER_S)
+/* The source may notice a loss so much later, and tries from then on. */
+#define NOTICED_NS (5 * NS_PER_S)
 
-/* ---- the listener's thread --------------------------------------------------------------------------------- */
+/* ---- the first message of a session, in a thread of its own ------------------------------ */
 
 static void answer_query(struct vmferry_destination *d, struct vmferry_session *session,
 			 const struct vmferry_message *m)
@@ -32,6 +34,10 @@ static void answer_query(struct vmferry_destination *d, struct vmferry_session *
 		return;
 	}
 	owner = owner_query(&d->owners, m->data);
+	/* An attempt that waits for its source to come back need not do so any more. */
+	pthread_mutex_lock(&d->lock);
+	pthread_cond_broadcast(&d->changed);
+	pthread_mutex_unlock(&d->lock);
 	message_send_number(session, VMFERRY_CONTROL, MESSAGE_ANSWER, owner,
 			    vmferry_now() + ANSWER_NS);
 }
@@ -64,8 +70,8 @@ static void refuse_busy(struct vmferry_destination *d, struct vmferry_session *s
 }
 
 /*
- * Takes the session over when the control thread is free: true. It may just be clearing up after an attempt that failed, and the
- * same source may be back already: give it a moment.
+ * Takes the session over when the control thread is free: true. It may just be clearing up after an
+ * attempt that failed, and the same source may be back already: give it a moment.
  */
 static bool hand_over(struct vmferry_destination *d, struct vmferry_session *session,
 		      struct vmferry_message *m)
@@ -75,8 +81,13 @@ static bool hand_over(struct vmferry_destination *d, struct vmferry_session *ses
 	int r = 0;
 
 	pthread_mutex_lock(&d->lock);
+	/* The source that is waited for may have died, and this be it again. */
+	d->offers++;
+	snprintf(d->offers_from, sizeof(d->offers_from), "%s", vmferry_session_peer(session));
+	pthread_cond_broadcast(&d->changed);
 	while ((d->busy || d->handed != NULL) && !d->over && !has_guest(d) && r == 0)
 		r = pthread_cond_clockwait(&d->changed, &d->lock, CLOCK_MONOTONIC, &ts);
+	d->offers--;
 	taken = !d->busy && d->handed == NULL && !d->over;
 	if (taken) {
 		d->handed = session;
@@ -87,26 +98,67 @@ static bool hand_over(struct vmferry_destination *d, struct vmferry_session *ses
 	return taken;
 }
 
-static void receive_first(struct vmferry_destination *d, struct vmferry_session *session)
+static bool is_expected(const struct vmferry_destination *d, const struct rejoin *rejoin)
 {
-	struct vmferry_message m;
-	int r = vmferry_recv(session, &m, vmferry_now() + FIRST_MESSAGE_NS);
+	return d->may_rejoin && gnutls_memcmp(&d->identity, rejoin, sizeof(d->identity)) == 0;
+}
 
-	if (r < 0) {
-		log_warn("destination: %s said nothing after the handshake: %s: closed",
-			 vmferry_session_peer(session), strerror(-r));
-		goto close;
+/*
+ * Takes the session over for the attempt under way: true. Its old one may look alive here: it is
+ * not any more. Should the source have tried before and given that up, the last try counts.
+ */
+static bool hand_over_again(struct vmferry_destination *d, struct vmferry_session *session,
+			    struct vmferry_message *m)
+{
+	struct vmferry_session *before = NULL;
+	struct rejoin rejoin;
+	bool taken;
+
+	if (rejoin_unpack(m, &rejoin) < 0)
+		return false;
+	pthread_mutex_lock(&d->lock);
+	taken = is_expected(d, &rejoin);
+	if (taken) {
+		before = d->handed;
+		d->handed = session;
+		if (d->current != NULL)
+			vmferry_session_shutdown(d->current);
+		pthread_cond_broadcast(&d->changed);
 	}
-	if (m.type == MESSAGE_OFFER && hand_over(d, session, &m))
+	pthread_mutex_unlock(&d->lock);
+	vmferry_session_close(&before);
+	if (taken)
+		vmferry_message_free(m);
+	return taken;
+}
+
+static void refuse_again(struct vmferry_session *session)
+{
+	static const char reason[] = "no such migration is under way: it has ended here";
+
+	log_warn("destination: %s wants to go on with a migration that is not under way",
+		 vmferry_session_peer(session));
+	vmferry_send(session, VMFERRY_CONTROL, MESSAGE_ABORT, reason, sizeof(reason) - 1,
+		     vmferry_now() + ANSWER_NS);
+}
+
+static void take_first(void *ctx, struct vmferry_session *session, struct vmferry_message *m)
+{
+	struct vmferry_destination *d = ctx;
+
+	if (m->type == MESSAGE_OFFER && hand_over(d, session, m))
 		return;
-	if (m.type == MESSAGE_OFFER)
+	if (m->type == MESSAGE_REJOIN && hand_over_again(d, session, m))
+		return;
+	if (m->type == MESSAGE_OFFER)
 		refuse_busy(d, session);
-	else if (m.type == MESSAGE_QUERY)
-		answer_query(d, session, &m);
+	else if (m->type == MESSAGE_REJOIN)
+		refuse_again(session);
+	else if (m->type == MESSAGE_QUERY)
+		answer_query(d, session, m);
 	else
-		message_unexpected("destination", &m, "offer or query");
-	vmferry_message_free(&m);
-close:
+		message_unexpected("destination", m, "offer, rejoin or query");
+	vmferry_message_free(m);
 	vmferry_session_close(&session);
 }
 
@@ -119,8 +171,9 @@ static void *listen_main(void *arg)
 	do {
 		r = vmferry_accept(d->listener, vmferry_now() + LISTEN_SLICE_NS, &session);
 		if (r == 0)
-			receive_first(d, session);
+			pending_add(&d->pending, session);
 	} while (r == 0 || r == -ETIMEDOUT);
+	pending_close(&d->pending);
 	pthread_mutex_lock(&d->lock);
 	d->listening_ended = true;
 	pthread_cond_broadcast(&d->changed);
@@ -128,7 +181,7 @@ static void *listen_main(void *arg)
 	return NULL;
 }
 
-/* ---- the control thread ------------------------------------------------------------------------------------ */
+/* ---- the control thread ---------------------------------------------------------------------- */
 
 /* Waits for an offer: 0 and the attempt's session and first message are set; -ECANCELED. */
 static int take_offer(struct vmferry_destination *d)
@@ -155,9 +208,99 @@ static int take_offer(struct vmferry_destination *d)
 	return r;
 }
 
-static int one_attempt(struct vmferry_destination *d)
+void destination_allow_rejoin(struct vmferry_destination *d)
+{
+	const struct offer *o = &d->attempt.offer;
+
+	pthread_mutex_lock(&d->lock);
+	memcpy(d->identity.id, o->id, sizeof(o->id));
+	memcpy(d->identity.secret, o->secret, sizeof(o->secret));
+	d->may_rejoin = true;
+	pthread_mutex_unlock(&d->lock);
+}
+
+void destination_forbid_rejoin(struct vmferry_destination *d)
+{
+	struct vmferry_session *late = NULL;
+
+	pthread_mutex_lock(&d->lock);
+	if (d->may_rejoin)
+		late = d->handed;
+	if (late != NULL)
+		d->handed = NULL;
+	d->may_rejoin = false;
+	pthread_cond_broadcast(&d->changed);
+	pthread_mutex_unlock(&d->lock);
+	vmferry_session_close(&late);
+}
+
+/* "HOST:PORT". */
+static bool is_same_host(const char *a, const char *b)
+{
+	const char *a_port = strrchr(a, ':'), *b_port = strrchr(b, ':');
+
+	return a_port != NULL && b_port != NULL && a_port - a == b_port - b &&
+	       memcmp(a, b, (size_t)(a_port - a)) == 0;
+}
+
+/* With the lock held. */
+static bool is_superseded(const struct vmferry_destination *d)
+{
+	return d->offers > 0 && is_same_host(d->offers_from, d->attempt.peer);
+}
+
+/* With the lock held. */
+static bool may_wait_on(struct vmferry_destination *d)
+{
+	return d->handed == NULL && !is_superseded(d) && !d->listening_ended &&
+	       !atomic_load(&d->cancelled) && owner_is_undecided(&d->owners, d->identity.id);
+}
+
+/* With the lock held. */
+static int waited(struct vmferry_destination *d)
+{
+	if (atomic_load(&d->cancelled) || d->listening_ended)
+		return -ECANCELED;
+	if (!owner_is_undecided(&d->owners, d->identity.id))
+		return -ECONNABORTED;
+	if (d->handed == NULL)
+		return is_superseded(d) ? -ECONNABORTED : -ETIMEDOUT;
+	d->attempt.session = d->current = d->handed;
+	d->handed = NULL;
+	return 0;
+}
+
+static void close_current(struct vmferry_destination *d)
 {
 	struct vmferry_session *session;
+
+	pthread_mutex_lock(&d->lock);
+	session = d->current;
+	d->current = NULL;
+	pthread_mutex_unlock(&d->lock);
+	vmferry_session_close(&session);
+	d->attempt.session = NULL;
+}
+
+int destination_await_rejoin(struct vmferry_destination *d)
+{
+	uint64_t wait = d->attempt.offer.reconnect_ns < RECONNECT_MAX_NS
+				? d->attempt.offer.reconnect_ns
+				: RECONNECT_MAX_NS;
+	struct timespec ts = deadline_timespec(vmferry_now() + wait + NOTICED_NS);
+	int r = 0;
+
+	close_current(d);
+	pthread_mutex_lock(&d->lock);
+	while (may_wait_on(d) && r == 0)
+		r = pthread_cond_clockwait(&d->changed, &d->lock, CLOCK_MONOTONIC, &ts);
+	r = waited(d);
+	pthread_mutex_unlock(&d->lock);
+	return r;
+}
+
+static int one_attempt(struct vmferry_destination *d)
+{
 	int r;
 
 	if (phase_now(&d->phase) == VMFERRY_FAILED)
@@ -165,17 +308,9 @@ static int one_attempt(struct vmferry_destination *d)
 	r = take_offer(d);
 	if (r < 0)
 		return r;
-	snprintf(d->attempt.transport_reason, sizeof(d->attempt.transport_reason), "%s",
-		 vmferry_session_transport_reason(d->attempt.session));
 	r = attempt_run(d);
 	d->attempt_result = r;
-	vmferry_registration_stats(d->attempt.session, &d->attempt.registration);
-	pthread_mutex_lock(&d->lock);
-	session = d->current;
-	d->current = NULL;
-	pthread_mutex_unlock(&d->lock);
-	vmferry_session_close(&session);
-	d->attempt.session = NULL;
+	close_current(d);
 	if (phase_now(&d->phase) == VMFERRY_RUNNING)
 		return r;
 	if (atomic_load(&d->cancelled))
@@ -203,7 +338,7 @@ static void *control_main(void *arg)
 	return NULL;
 }
 
-/* ---- the object -------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static int check_sizes(const struct vmferry_destination_ops *ops,
 		       const struct vmferry_destination_options *options)
@@ -221,9 +356,13 @@ int vmferry_destination_new(const struct vmferry_destination_ops *ops, void *ctx
 			    const struct vmferry_destination_options *options,
 			    struct vmferry_destination **destination)
 {
+	static const struct vmferry_destination_options defaults = {.size = sizeof(defaults)};
 	struct vmferry_destination *d;
-	int r = check_sizes(ops, options);
+	int r;
 
+	if (options == NULL)
+		options = &defaults;
+	r = check_sizes(ops, options);
 	if (r < 0)
 		return r;
 	d = calloc(1, sizeof(*d));
@@ -237,6 +376,7 @@ int vmferry_destination_new(const struct vmferry_destination_ops *ops, void *ctx
 	d->busy = true;
 	owner_init(&d->owners);
 	guest_memory_init(&d->memory);
+	pending_init(&d->pending, take_first, d);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_cond_init(&d->changed, NULL);
 	phase_init(&d->phase, PHASE_DESTINATION, options->on_phase, ctx);
@@ -256,14 +396,12 @@ const char *vmferry_destination_uri(const struct vmferry_destination *d)
 
 static int start_thread(pthread_t *thread, const char *name, void *(*main)(void *), void *arg)
 {
-	int r = pthread_create(thread, NULL, main, arg);
+	int r = thread_start(thread, name, main, arg);
 
-	if (r != 0)
+	if (r < 0)
 		log_error("destination: no thread for it: %s: raise the limit of processes",
-			  strerror(r));
-	else
-		pthread_setname_np(*thread, name);
-	return -r;
+			  strerror(-r));
+	return r;
 }
 
 int vmferry_destination_start(struct vmferry_destination *d)
@@ -353,6 +491,7 @@ void vmferry_destination_free(struct vmferry_destination **destination)
 	pthread_mutex_destroy(&d->lock);
 	owner_destroy(&d->owners);
 	guest_memory_destroy(&d->memory);
+	pending_destroy(&d->pending);
 	if (d->done_fd >= 0)
 		close(d->done_fd);
 	free(d);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One source's try at the destination: CHECK, RECEIVE, LOAD, READY, RUNNING, and undoing it all when it fails before. */
+/*
+ * One source's try at the destination: CHECK, RECEIVE, LOAD, READY, RUNNING, and undoing it all
+ * when it fails before.
+ */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,8 +17,8 @@
 #include "vm.h"
 
 /*
- * The source pings several times a second in pre-copy, but write-protecting a very large guest to begin with may take long. There is
- * no hurry: the guest runs at the source.
+ * The source pings several times a second in pre-copy, but write-protecting a very large guest to
+ * begin with may take long. There is no hurry: the guest runs at the source.
  */
 #define SILENCE_NS	  (60 * NS_PER_S)
 #define REPLY_NS	  (5 * NS_PER_S)
@@ -60,7 +63,7 @@ static void say_abort(struct attempt *a)
 		     vmferry_now() + NS_PER_S / 10);
 }
 
-/* ---- CHECK ------------------------------------------------------------------------------------------------- */
+/* ---- CHECK ----------------------------------------------------------------------------------- */
 
 static void check_engine(const struct offer *o, struct vmferry_problems *problems)
 {
@@ -110,14 +113,16 @@ static int prepare(struct vmferry_destination *d, struct vmferry_problems *probl
 	struct attempt *a = &d->attempt;
 	struct vmferry_vm vm = {.size = sizeof(vm), .vm_fd = -1};
 	char what[160];
-	int r = d->ops.prepare(d->ctx, a->offer.spec, a->offer.spec_length, &vm);
+	int r;
 
+	/* Set first: one that failed half way is abandoned, too. */
+	a->prepared = true;
+	r = d->ops.prepare(d->ctx, a->offer.spec, a->offer.spec_length, &vm);
 	if (r < 0) {
 		snprintf(what, sizeof(what), "the VM could not be built: %s", strerror(-r));
 		vmferry_problems_add(problems, what, "see the log of the destination");
 		return 0;
 	}
-	a->prepared = true;
 	r = vm_copy(&vm, &a->vm);
 	if (r == 0)
 		compare_regions(&a->offer, &a->vm, problems);
@@ -128,10 +133,27 @@ static int register_memory(struct vmferry_destination *d)
 {
 	int r;
 
-	guest_memory_set(&d->memory, &d->attempt.vm);
 	r = guest_memory_register(&d->memory, d->attempt.session, VMFERRY_ACCESS_REMOTE_WRITE);
 	if (r < 0)
 		because(&d->attempt, "guest memory could not be registered: %s", strerror(-r));
+	return r;
+}
+
+/* What is written to soon is pinned ahead, where that is needed. */
+static int prepare_memory(struct vmferry_destination *d)
+{
+	struct attempt *a = &d->attempt;
+	int r = 0;
+
+	for (uint32_t i = 0; r == 0 && i < a->offer.extent_count; i++) {
+		const struct offer_extent *e = &a->offer.extents[i];
+
+		r = vmferry_prepare(d->memory.handles[e->region], e->extent.offset,
+				    e->extent.length);
+	}
+	if (r < 0)
+		because(a, "guest memory cannot be prepared for the lanes: %s: see the log",
+			strerror(-r));
 	return r;
 }
 
@@ -152,18 +174,11 @@ static int start_populate(struct vmferry_destination *d)
 	}
 	r = populate_start(ranges, o->extent_count, &a->populate);
 	free(ranges);
-	for (uint32_t i = 0; r == 0 && i < o->extent_count; i++) {
-		const struct offer_extent *e = &o->extents[i];
-
-		r = vmferry_prepare(d->memory.handles[e->region], e->extent.offset,
-				    e->extent.length);
-		if (r < 0)
-			because(a, "guest memory cannot be prepared for the lanes: %s: see the log",
-				strerror(-r));
-	}
+	r = r < 0 ? r : prepare_memory(d);
 	/*
-	 * A guest of moderate size is populated before its pages come, which then arrive at the link's speed. A large one must
-	 * not wait for all of its memory: there the rest goes on beside the first pass.
+	 * A guest of moderate size is populated before its pages come, which then arrive at the
+	 * link's speed. A large one must not wait for all of its memory: there the rest goes on
+	 * beside the first pass.
 	 */
 	if (r == 0)
 		populate_wait(a->populate, vmferry_now() + POPULATE_AHEAD_NS);
@@ -205,6 +220,19 @@ static int examine(struct vmferry_destination *d, struct vmferry_problems *probl
 	return r;
 }
 
+static int take_session(struct attempt *a)
+{
+	a->lanes = vmferry_session_lanes(a->session);
+	a->transport = vmferry_session_transport(a->session);
+	snprintf(a->transport_reason, sizeof(a->transport_reason), "%s",
+		 vmferry_session_transport_reason(a->session));
+	snprintf(a->peer, sizeof(a->peer), "%s", vmferry_session_peer(a->session));
+	if (a->lanes > 0)
+		return 0;
+	because(a, "the source opened no lanes: nothing could carry memory");
+	return -EPROTO;
+}
+
 static int check(struct vmferry_destination *d)
 {
 	struct attempt *a = &d->attempt;
@@ -212,12 +240,7 @@ static int check(struct vmferry_destination *d)
 	int r = phase_enter(&d->phase, VMFERRY_CHECK);
 
 	a->offer_ns = vmferry_now();
-	a->lanes = vmferry_session_lanes(a->session);
-	a->transport = vmferry_session_transport(a->session);
-	if (r == 0 && a->lanes == 0) {
-		because(a, "the source opened no lanes: nothing could carry memory");
-		r = -EPROTO;
-	}
+	r = r < 0 ? r : take_session(a);
 	r = r < 0 ? r : offer_unpack(&a->first, &a->offer);
 	r = r < 0 ? r : vmferry_problems_new(&problems);
 	r = r < 0 ? r : examine(d, problems);
@@ -230,15 +253,19 @@ static int check(struct vmferry_destination *d)
 		r = -EXDEV;
 	}
 	r = r < 0 ? r : prepare_verify(a);
+	if (r == 0)
+		guest_memory_set(&d->memory, &a->vm);
 	r = r < 0 ? r : register_memory(d);
 	r = r < 0 ? r : start_populate(d);
 	r = r < 0 ? r : send_verdict(a, problems);
 	a->prepare_ns = vmferry_now() - a->offer_ns;
 	vmferry_problems_free(&problems);
+	if (r == 0 && a->offer.reconnect_ns > 0)
+		destination_allow_rejoin(d);
 	return r < 0 ? r : phase_enter(&d->phase, VMFERRY_RECEIVE);
 }
 
-/* ---- RECEIVE ----------------------------------------------------------------------------------------------- */
+/* ---- RECEIVE --------------------------------------------------------------------------------- */
 
 static int rehearse(struct vmferry_destination *d, const struct vmferry_message *m)
 {
@@ -276,7 +303,10 @@ static int arm(struct attempt *a, const struct vmferry_message *m)
 	if (fence <= FENCE_FIRST_PASS || fence > UINT32_MAX)
 		return -EPROTO;
 	a->last_fence = (uint32_t)fence;
-	/* Every page that holds anything has come: populating on would only take the blackout's CPUs. */
+	/*
+	 * Every page that holds anything has come: populating on would only take the blackout's
+	 * CPUs.
+	 */
 	populate_stop(a->populate);
 	vmferry_session_hurry(a->session, vmferry_now() + HURRY_NS);
 	return reply(a, VMFERRY_MAILBOX, MESSAGE_ARMED);
@@ -327,9 +357,12 @@ static int receive(struct vmferry_destination *d, struct vmferry_message *state)
 	}
 }
 
-/* ---- LOAD, READY, RUNNING ---------------------------------------------------------------------------------- */
+/* ---- LOAD, READY, RUNNING -------------------------------------------------------------------- */
 
-/* The source sends the state while its last pages are still on the lanes: nothing may be read before the fence. */
+/*
+ * The source sends the state while its last pages are still on the lanes: nothing may be read
+ * before the fence.
+ */
 static int load(struct vmferry_destination *d, const struct vmferry_message *state)
 {
 	struct attempt *a = &d->attempt;
@@ -344,6 +377,9 @@ static int load(struct vmferry_destination *d, const struct vmferry_message *sta
 		because(a, "the last pages did not come: %s", failure_text(a->session, r));
 	if (r == 0 && a->hasher != NULL)
 		r = hasher_finish(a->hasher);
+	/* A lane alone may have ended; without its pages the session is of no use. */
+	if (error_is_of_connection(r))
+		vmferry_session_shutdown(a->session);
 	hashed = vmferry_now();
 	r = r < 0 ? r : d->ops.load(d->ctx, state->data, state->length);
 	if (r < 0)
@@ -389,8 +425,9 @@ static int run(struct vmferry_destination *d)
 
 	ready = vmferry_now();
 	/*
-	 * All that the source has to write is placed: from here on nobody but the guest writes its memory. While READY and GO are under way
-	 * this takes nothing from the blackout. Deregistering takes longer and follows when the guest runs.
+	 * All that the source has to write is placed: from here on nobody but the guest writes its
+	 * memory. While READY and GO are under way this takes nothing from the blackout.
+	 * Deregistering takes longer and follows when the guest runs.
 	 */
 	if (r == 0)
 		vmferry_session_revoke(a->session);
@@ -428,6 +465,16 @@ static void keep_counts(struct attempt *a)
 	}
 }
 
+static void keep_registration(struct attempt *a)
+{
+	struct vmferry_registration_stats r;
+
+	vmferry_registration_stats(a->session, &r);
+	a->registration.bytes += r.bytes;
+	a->registration.regions += r.regions;
+	a->registration.ns += r.ns;
+}
+
 static int send_closing(struct vmferry_destination *d)
 {
 	struct attempt *a = &d->attempt;
@@ -454,7 +501,10 @@ static int send_closing(struct vmferry_destination *d)
 	return r;
 }
 
-/* The guest runs here. What the source still wants to know is told, and a failure to tell changes nothing. */
+/*
+ * The guest runs here. What the source still wants to know is told, and a failure to tell changes
+ * nothing.
+ */
 static void tell_source(struct vmferry_destination *d)
 {
 	struct attempt *a = &d->attempt;
@@ -466,7 +516,10 @@ static void tell_source(struct vmferry_destination *d)
 		  : message_send(a->session, VMFERRY_MAILBOX, MESSAGE_RUNNING, &blob,
 				 vmferry_now() + REPLY_NS);
 	vmferry_blob_free(&blob);
-	/* What is still to be said can wait; the processor is the guest's. Not sooner: this wakes a thread. */
+	/*
+	 * What is still to be said can wait; the processor is the guest's. Not sooner: this wakes a
+	 * thread.
+	 */
 	vmferry_session_hurry(a->session, 0);
 	keep_counts(a);
 	if (r == 0 && a->hasher != NULL)
@@ -492,8 +545,8 @@ static void release(struct vmferry_destination *d)
 }
 
 /*
- * Closing with unread data makes TCP send a reset, which may overtake and destroy the ABORT: read on until the source, which has
- * understood, closes.
+ * Closing with unread data makes TCP send a reset, which may overtake and destroy the ABORT: read
+ * on until the source, which has understood, closes.
  */
 static void linger(struct attempt *a)
 {
@@ -504,17 +557,86 @@ static void linger(struct attempt *a)
 		vmferry_message_free(&m);
 }
 
+/* ---- the connection is lost before GO -------------------------------------------------------- */
+
+static bool is_lost(struct vmferry_destination *d, int r)
+{
+	const struct attempt *a = &d->attempt;
+	enum vmferry_phase phase = phase_now(&d->phase);
+
+	/* It is shut down here when the source comes with another one. */
+	return (error_is_of_connection(r) || r == -ECANCELED) && a->offer.reconnect_ns > 0 &&
+	       (phase == VMFERRY_RECEIVE || phase == VMFERRY_LOAD || phase == VMFERRY_READY) &&
+	       a->session != NULL && *vmferry_session_failure(a->session) != '\0' &&
+	       !atomic_load(&d->cancelled);
+}
+
+/* Nothing of the old session's is left when this returns but what is closed with it. */
+static void disconnect(struct vmferry_destination *d)
+{
+	struct attempt *a = &d->attempt;
+
+	vmferry_session_shutdown(a->session);
+	/*
+	 * Before memory is deregistered: the source would take it for a refusal, over RDMA, and not
+	 * for a loss.
+	 */
+	vmferry_session_revoke(a->session);
+	hasher_free(&a->hasher);
+	keep_counts(a);
+	guest_memory_deregister(&d->memory);
+	keep_registration(a);
+}
+
+static int go_on(struct vmferry_destination *d)
+{
+	struct attempt *a = &d->attempt;
+	int r = take_session(a);
+
+	r = r < 0 ? r : prepare_verify(a);
+	r = r < 0 ? r : register_memory(d);
+	r = r < 0 ? r : prepare_memory(d);
+	return r < 0 ? r : reply(a, VMFERRY_CONTROL, MESSAGE_REJOINED);
+}
+
+/* 0: connected again, and back in RECEIVE. */
+static int reconnect(struct vmferry_destination *d)
+{
+	struct attempt *a = &d->attempt;
+	uint64_t began = vmferry_now();
+	int r = phase_now(&d->phase) == VMFERRY_RECEIVE ? 0
+							: phase_enter(&d->phase, VMFERRY_RECEIVE);
+
+	a->losses++;
+	log_warn("destination: connection to %s lost: %s: waiting for it to come back", a->peer,
+		 a->reason[0] != '\0' ? a->reason : vmferry_session_failure(a->session));
+	disconnect(d);
+	a->last_fence = 0;
+	r = r < 0 ? r : destination_await_rejoin(d);
+	if (r < 0)
+		return r;
+	a->reason[0] = '\0';
+	r = go_on(d);
+	if (r == 0)
+		log_warn("destination: connected to %s again after %llu ms", a->peer,
+			 (unsigned long long)((vmferry_now() - began) / NS_PER_MS));
+	return r;
+}
+
 static void give_up(struct vmferry_destination *d, int r)
 {
 	struct attempt *a = &d->attempt;
 
 	because(a, "%s", strerror(-r));
 	owner_abort(&d->owners, a->offer.id);
-	say_abort(a);
-	linger(a);
-	vmferry_session_shutdown(a->session);
-	log_warn("destination: attempt of %s ended, the guest never ran here: %s",
-		 vmferry_session_peer(a->session), a->reason);
+	destination_forbid_rejoin(d);
+	if (a->session != NULL) {
+		say_abort(a);
+		linger(a);
+		vmferry_session_shutdown(a->session);
+	}
+	log_warn("destination: attempt of %s ended, the guest never ran here: %s", a->peer,
+		 a->reason);
 	release(d);
 	/* What is abandoned is the VMM's to unmap. */
 	guest_memory_forget(&d->memory);
@@ -523,20 +645,36 @@ static void give_up(struct vmferry_destination *d, int r)
 	phase_enter(&d->phase, VMFERRY_FAILED);
 }
 
-int attempt_run(struct vmferry_destination *d)
+/* From RECEIVE to RUNNING. */
+static int take_guest(struct vmferry_destination *d)
 {
 	struct vmferry_message state = {0};
-	int r = check(d);
+	int r = receive(d, &state);
 
-	r = r < 0 ? r : receive(d, &state);
 	r = r < 0 ? r : load(d, &state);
 	r = r < 0 ? r : run(d);
+	vmferry_message_free(&state);
+	return r;
+}
+
+int attempt_run(struct vmferry_destination *d)
+{
+	int r = check(d);
+
+	r = r < 0 ? r : take_guest(d);
+	while (is_lost(d, r)) {
+		r = reconnect(d);
+		r = r < 0 ? r : take_guest(d);
+	}
 	if (r == 0)
 		tell_source(d);
-	vmferry_message_free(&state);
-	if (phase_now(&d->phase) == VMFERRY_RUNNING)
+	if (phase_now(&d->phase) == VMFERRY_RUNNING) {
+		destination_forbid_rejoin(d);
 		release(d);
-	else
+	} else {
 		give_up(d, r);
+	}
+	if (d->attempt.session != NULL)
+		keep_registration(&d->attempt);
 	return r;
 }

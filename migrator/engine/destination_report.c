@@ -32,7 +32,9 @@ static void add_transport(const struct attempt *a, struct report *top)
 	report_number(&registration, "regions", a->registration.regions);
 	report_us(&registration, "us", a->registration.ns);
 	report_object(top, "registration", &registration);
-	/* One-sided writes pass by everybody who could count them here: only the source knows then. */
+	/*
+	 * One-sided writes pass by everybody who could count them here: only the source knows then.
+	 */
 	if (a->placed_bytes == 0)
 		report_null(top, "placed_bytes");
 	else
@@ -53,6 +55,7 @@ int vmferry_destination_report(const struct vmferry_destination *d, char **json)
 	report_init(&top);
 	report_string(&top, "result", result_text(d));
 	report_string(&top, "reason", a->reason[0] != 0 ? a->reason : NULL);
+	report_number(&top, "losses", a->losses);
 	add_transport(a, &top);
 	report_us(&top, "prepare_us", a->prepare_ns);
 	report_us(&top, "populate_us", a->populate_ns);

@@ -58,7 +58,10 @@ static void set_leaving(struct guest_memory *memory, bool leaving)
 
 void guest_memory_deregister(struct guest_memory *memory)
 {
-	/* A vCPU may be at the balloon meanwhile: it is told that it is too early rather than kept for as long as this takes. */
+	/*
+	 * A vCPU may be at the balloon meanwhile: it is told that it is too early rather than kept
+	 * for as long as this takes.
+	 */
 	set_leaving(memory, true);
 	for (unsigned int i = 0; i < memory->region_count; i++)
 		vmferry_deregister(&memory->handles[i]);
@@ -105,7 +108,9 @@ int guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t
 		r = discard(memory, address, length);
 		pthread_mutex_unlock(&memory->lock);
 	}
-	/* That memory is registered is no failure: a balloon asks again when the migration is over. */
+	/*
+	 * That memory is registered is no failure: a balloon asks again when the migration is over.
+	 */
 	if (r < 0 && r != -EBUSY)
 		log_error(
 			"guest memory: discard 0x%llx bytes at 0x%llx: %s: give whole pages of one region",

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest's regions and, while a session has them, their registrations: what either engine keeps of memory, and what a VMM's balloon
- * must come to.
+ * The guest's regions and, while a session has them, their registrations: what either engine keeps
+ * of memory, and what a VMM's balloon must come to.
  *
- * THREADS  The control thread sets, registers and deregisters, and uses @handles without the lock in between; any thread discards.
+ * THREADS  The control thread sets, registers and deregisters, and uses @handles without the lock
+ *          in between; any thread discards.
  */
 #ifndef ENGINE_GUEST_MEMORY_H
 #define ENGINE_GUEST_MEMORY_H
@@ -24,7 +25,10 @@ struct guest_memory {
 void guest_memory_init(struct guest_memory *memory);
 void guest_memory_destroy(struct guest_memory *memory);
 
-/* These are the regions from now on, also when they are not registered any more. Their memory is the caller's. */
+/*
+ * These are the regions from now on, also when they are not registered any more. Their memory is
+ * the caller's.
+ */
 void guest_memory_set(struct guest_memory *memory, const struct vmferry_vm *vm);
 
 /* There is no memory any more; nothing is registered. */

@@ -6,10 +6,12 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/thread.h"
 
 /*
- * How long pages gather between two harvests. A page is write-protected anew at each harvest that finds it, so short periods
- * cost the guest faults; long ones leave more for the blackout, and fill rings.
+ * How long pages gather between two harvests. A page is write-protected anew at each harvest that
+ * finds it, so short periods cost the guest faults; long ones leave more for the blackout, and fill
+ * rings.
  */
 #define HARVEST_PERIOD_NS (5 * NS_PER_MS)
 #define RATE_WINDOW_NS	  (100 * NS_PER_MS)
@@ -109,15 +111,21 @@ int harvester_start(struct harvester *h, struct tracker *tracker, struct lane_po
 	h->stop = false;
 	h->window_start = vmferry_now();
 	pthread_mutex_unlock(&h->lock);
-	r = pthread_create(&h->thread, NULL, harvester_main, h);
-	if (r != 0) {
+	r = thread_start(&h->thread, "vmf-harvest", harvester_main, h);
+	if (r < 0) {
 		log_error("harvester: no thread for it: %s: raise the limit of processes",
-			  strerror(r));
-		return -r;
+			  strerror(-r));
+		return r;
 	}
 	h->running = true;
-	pthread_setname_np(h->thread, "vmf-harvest");
 	return 0;
+}
+
+void harvester_set_lanes(struct harvester *h, struct lane_pool *lanes)
+{
+	pthread_mutex_lock(&h->lock);
+	h->lanes = lanes;
+	pthread_mutex_unlock(&h->lock);
 }
 
 static void stop_thread(struct harvester *h)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Keeps harvesting the dirty tracker while the guest runs, in a thread of its own, and tells the lanes.
+ * Keeps harvesting the dirty tracker while the guest runs, in a thread of its own, and tells the
+ * lanes.
  *
- * OWNERSHIP  The tracker belongs to whoever holds @lock: the harvester's thread, a vCPU thread whose ring is full, or the
- *            control thread for the last harvest.
+ * OWNERSHIP  The tracker belongs to whoever holds @lock: the harvester's thread, a vCPU thread
+ *            whose ring is full, or the control thread for the last harvest.
  */
 #ifndef ENGINE_HARVESTER_H
 #define ENGINE_HARVESTER_H
@@ -39,8 +40,14 @@ struct harvester {
 void harvester_init(struct harvester *h);
 void harvester_destroy(struct harvester *h);
 
-/* Starts tracking, and the thread. The tracker stays the caller's; it must not be touched until harvester_end(). */
+/*
+ * Starts tracking, and the thread. The tracker stays the caller's; it must not be touched until
+ * harvester_end().
+ */
 int harvester_start(struct harvester *h, struct tracker *tracker, struct lane_pool *lanes);
+
+/* Who is woken from now on; NULL: nobody. What is found goes into the map in any case. */
+void harvester_set_lanes(struct harvester *h, struct lane_pool *lanes);
 
 /* One harvest now, in the calling thread. Any thread; 0 when nothing is tracked. */
 int harvester_now(struct harvester *h);

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/thread.h"
 #include "content.h"
 
 #define HASH_THREADS_MAX 8
@@ -116,7 +117,7 @@ static void run_job(struct hash_job *job, bool alone)
 
 	atomic_store(&job->next, job->first);
 	while (!alone && count + 1 < HASH_THREADS_MAX && (long)count + 1 < cpus &&
-	       pthread_create(&threads[count], NULL, hash_main, job) == 0)
+	       thread_start(&threads[count], "vmf-hash", hash_main, job) == 0)
 		count++;
 	hash_main(job);
 	for (unsigned int i = 0; i < count; i++)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A table of page hashes of a VM's whole memory, filled by several threads; holes are known to be zeroes and never read. */
+/*
+ * A table of page hashes of a VM's whole memory, filled by several threads; holes are known to be
+ * zeroes and never read.
+ */
 #ifndef ENGINE_HASH_H
 #define ENGINE_HASH_H
 
@@ -28,8 +31,8 @@ static inline uint64_t hash_table_pages(const struct hash_table *t)
 int hash_all(struct hash_table *table, const _Atomic bool *stop);
 
 /*
- * Hashes again those pages of a region whose bits are set in @words. Reads the pages even in holes: they were written.
- * Several threads share large sets.
+ * Hashes again those pages of a region whose bits are set in @words. Reads the pages even in holes:
+ * they were written. Several threads share large sets.
  */
 void hash_again(struct hash_table *table, unsigned int region, const uint64_t *words,
 		uint64_t word_count);

@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/thread.h"
 #include "messages.h"
 
 #define FENCE_NS (10 * NS_PER_S)
@@ -133,7 +134,10 @@ static int hash_named(struct hasher *h, uint64_t **bits)
 	return 0;
 }
 
-/* A page that arrives while it is hashed spoils its hash, but the source will name it: it was sent behind the fence. */
+/*
+ * A page that arrives while it is hashed spoils its hash, but the source will name it: it was sent
+ * behind the fence.
+ */
 static void *hasher_main(void *arg)
 {
 	struct hasher *h = arg;
@@ -165,12 +169,9 @@ int hasher_start(struct hasher *h, uint64_t fence)
 	h->working = named;
 	h->fence = fence;
 	atomic_store(&h->done, false);
-	r = pthread_create(&h->thread, NULL, hasher_main, h);
-	if (r != 0)
-		return -r;
-	h->started = true;
-	pthread_setname_np(h->thread, "vmf-hash");
-	return 0;
+	r = thread_start(&h->thread, "vmf-hasher", hasher_main, h);
+	h->started = r == 0;
+	return r;
 }
 
 int hasher_finish(struct hasher *h)

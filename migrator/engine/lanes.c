@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/node.h"
+#include "common/thread.h"
 #include "messages.h"
 #include "sweep.h"
 
@@ -18,11 +19,14 @@
 /* So often an idle lane is asked whether its path is there. */
 #define PROBE_NS (200 * NS_PER_MS)
 /*
- * What one thread sends in less time than waking the others takes: half a MiB is 40 us at 100 Gb/s, and so is the walk through the map of
- * 16 GiB.
+ * What one thread sends in less time than waking the others takes: half a MiB is 40 us at 100 Gb/s,
+ * and so is the walk through the map of 16 GiB.
  */
 #define LITTLE_PAGES 128u
 #define LITTLE_WORDS (1ull << 16)
+/* The destination says at least each 16 MiB what it has placed. */
+#define LOOK_BYTES_MIN	    (16ull << 20)
+#define LOOK_BYTES_PER_WORD 512ull
 
 static int first_pass(struct lane *lane)
 {
@@ -41,6 +45,7 @@ static int first_pass(struct lane *lane)
 		r = vmferry_lane_fence_wait(pool->session, lane->index, FENCE_FIRST_PASS, deadline);
 	if (r < 0)
 		return r;
+	lane_all_placed(lane);
 	lane->record = pool->verify;
 	atomic_store_explicit(&lane->counts.marked, FENCE_FIRST_PASS, memory_order_relaxed);
 	/* release: who sees the first pass done sees its counts. */
@@ -52,8 +57,8 @@ static int hand_word(struct lane *lane, unsigned int region, uint64_t word)
 {
 	struct lane_pool *pool = lane->pool;
 
-	pool->handed[region][word] |= pool->resent[region][word];
-	pool->resent[region][word] = 0;
+	pool->sets->handed[region][word] |= pool->sets->resent[region][word];
+	pool->sets->resent[region][word] = 0;
 	return 0;
 }
 
@@ -67,7 +72,10 @@ static int mark(struct lane *lane, uint32_t fence)
 		r = vmferry_lane_fence(pool->session, lane->index, fence,
 				       vmferry_now() + LANE_STUCK_NS);
 	atomic_store_explicit(&lane->counts.resent_pages, 0, memory_order_relaxed);
-	/* release: pairs with the acquire in lanes_marked(), which gives @handed to the control thread. */
+	/*
+	 * release: pairs with the acquire in lanes_marked(), which gives @handed to the control
+	 * thread.
+	 */
 	atomic_store_explicit(&lane->counts.marked, fence, memory_order_release);
 	return r;
 }
@@ -115,7 +123,10 @@ static int stream(struct lane *lane)
 	struct lane_pool *pool = lane->pool;
 
 	for (;;) {
-		/* acquire: a sweep that starts after seeing these sees the bits that were published before them. */
+		/*
+		 * acquire: a sweep that starts after seeing these sees the bits that were published
+		 * before them.
+		 */
 		uint64_t generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
 		bool last = atomic_load_explicit(&pool->finish, memory_order_acquire);
 		uint32_t fence = atomic_load_explicit(&pool->mark, memory_order_acquire);
@@ -146,15 +157,6 @@ static int stream(struct lane *lane)
 	}
 }
 
-static void take_place(const struct lane *lane)
-{
-	char name[16];
-
-	snprintf(name, sizeof(name), "vmf-send-%u", lane->index % VMFERRY_LANES_MAX);
-	pthread_setname_np(pthread_self(), name);
-	thread_stay_near(vmferry_lane_numa_node(lane->pool->session, lane->index));
-}
-
 static void note_error(struct lane_pool *pool, int error)
 {
 	int expected = 0;
@@ -169,7 +171,7 @@ static void *lane_main(void *arg)
 	struct lane_pool *pool = lane->pool;
 	int r;
 
-	take_place(lane);
+	thread_stay_near(vmferry_lane_numa_node(pool->session, lane->index));
 	r = first_pass(lane);
 	if (r == 0)
 		r = stream(lane);
@@ -183,43 +185,19 @@ static void *lane_main(void *arg)
 	return NULL;
 }
 
-static uint64_t **bits_new(const struct dirty_map *map)
+/* Looking through a lane's words should cost nothing beside sending what they stand for. */
+static uint64_t look_bytes(const struct dirty_map *map)
 {
-	uint64_t **bits = calloc(map->region_count, sizeof(*bits));
+	uint64_t words = 0;
 
-	for (unsigned int i = 0; bits != NULL && i < map->region_count; i++) {
-		bits[i] = calloc(map->regions[i].words, sizeof(uint64_t));
-		if (bits[i] == NULL) {
-			while (i > 0)
-				free(bits[--i]);
-			free(bits);
-			return NULL;
-		}
-	}
-	return bits;
-}
-
-static void bits_free(uint64_t **bits, unsigned int count)
-{
-	for (unsigned int i = 0; bits != NULL && i < count; i++)
-		free(bits[i]);
-	free(bits);
-}
-
-static int maps_new(struct lane_pool *pool)
-{
-	pool->sent = bits_new(pool->map);
-	if (pool->sent == NULL)
-		return -ENOMEM;
-	if (!pool->verify)
-		return 0;
-	pool->resent = bits_new(pool->map);
-	pool->handed = bits_new(pool->map);
-	return pool->resent != NULL && pool->handed != NULL ? 0 : -ENOMEM;
+	for (unsigned int i = 0; i < map->region_count; i++)
+		words += map->regions[i].words;
+	return words * LOOK_BYTES_PER_WORD > LOOK_BYTES_MIN ? words * LOOK_BYTES_PER_WORD
+							    : LOOK_BYTES_MIN;
 }
 
 int lanes_new(struct vmferry_session *session, struct dirty_map *map,
-	      struct vmferry_memory **memories, uint64_t bandwidth, bool verify,
+	      struct vmferry_memory **memories, struct page_sets *sets, uint64_t bandwidth,
 	      struct lane_pool **out)
 {
 	struct lane_pool *pool = calloc(1, sizeof(*pool));
@@ -232,11 +210,13 @@ int lanes_new(struct vmferry_session *session, struct dirty_map *map,
 	pool->session = session;
 	pool->map = map;
 	pool->memories = memories;
-	pool->verify = verify;
+	pool->sets = sets;
+	pool->look_bytes = look_bytes(map);
+	pool->verify = sets->resent != NULL;
 	pace_init(&pool->pace, bandwidth);
 	pool->lane_count = vmferry_session_lanes(session);
 	pool->lanes = calloc(pool->lane_count, sizeof(*pool->lanes));
-	if (pool->lanes == NULL || maps_new(pool) < 0) {
+	if (pool->lanes == NULL) {
 		lanes_free(&pool);
 		return -ENOMEM;
 	}
@@ -250,18 +230,20 @@ int lanes_start(struct lane_pool *pool)
 	atomic_store(&pool->generation, 1);
 	for (unsigned int i = 0; i < pool->lane_count; i++) {
 		struct lane *lane = &pool->lanes[i];
+		char name[THREAD_NAME_MAX];
 		int r;
 
 		lane->pool = pool;
 		lane->index = i;
 		lane->patience_ns = LANE_STUCK_NS;
 		atomic_fetch_add(&pool->running, 1);
-		r = pthread_create(&lane->thread, NULL, lane_main, lane);
-		if (r != 0) {
+		snprintf(name, sizeof(name), "vmf-send-%u", i % VMFERRY_LANES_MAX);
+		r = thread_start(&lane->thread, name, lane_main, lane);
+		if (r < 0) {
 			atomic_fetch_sub(&pool->running, 1);
 			log_error("lane %u: no thread for it: %s: raise the limit of processes", i,
-				  strerror(r));
-			return -r;
+				  strerror(-r));
+			return r;
 		}
 		lane->started = true;
 	}
@@ -300,7 +282,7 @@ bool lanes_marked(const struct lane_pool *pool, uint32_t fence)
 	return true;
 }
 
-/* ---- without the workers ------------------------------------------------------------------------------------ */
+/* ---- without the workers --------------------------------------------------------------------- */
 
 static bool is_small(const struct dirty_map *map)
 {
@@ -342,7 +324,10 @@ void lanes_review(struct lane_pool *pool)
 		give_back(pool);
 }
 
-/* The workers sleep: their lanes, and their words of the maps, are this thread's. The lock was between the two. */
+/*
+ * The workers sleep: their lanes, and their words of the maps, are this thread's. The lock was
+ * between the two.
+ */
 static int finish_here(struct lane_pool *pool, uint32_t fence, uint64_t deadline)
 {
 	uint64_t now = vmferry_now();
@@ -418,9 +403,6 @@ void lanes_free(struct lane_pool **out)
 		if (pool->lanes[i].started)
 			pthread_join(pool->lanes[i].thread, NULL);
 	}
-	bits_free(pool->sent, pool->map->region_count);
-	bits_free(pool->resent, pool->map->region_count);
-	bits_free(pool->handed, pool->map->region_count);
 	free(pool->lanes);
 	pthread_cond_destroy(&pool->done);
 	pthread_cond_destroy(&pool->work);
@@ -478,15 +460,4 @@ void lanes_totals(const struct lane_pool *pool, struct lane_totals *t)
 		if (get(&c->sweeps) > t->sweeps)
 			t->sweeps = get(&c->sweeps);
 	}
-}
-
-uint64_t lanes_minimum(const struct lane_pool *pool)
-{
-	uint64_t pages = 0;
-
-	for (unsigned int i = 0; i < pool->map->region_count; i++) {
-		for (uint64_t w = 0; w < pool->map->regions[i].words; w++)
-			pages += (uint64_t)__builtin_popcountll(pool->sent[i][w]);
-	}
-	return pages * VMFERRY_PAGE_SIZE;
 }

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The source's lane workers: one thread a lane, each sweeping its share of the dirty map and writing what it takes.
+ * The source's lane workers: one thread a lane, each sweeping its share of the dirty map and
+ * writing what it takes.
  *
- * A page always travels on the same lane, chosen by its address, so that an older copy can never overtake a newer one.
- * Workers stream: while the harvester publishes, they sweep again and again. Their life is
+ * A page always travels on the same lane, chosen by its address, so that an older copy can never
+ * overtake a newer one. Workers stream: while the harvester publishes, they sweep again and again.
+ * Their life is
  *
- *   first pass -> fence 1, waited for -> sweeps, with a fence at each mark -> (lanes_finish) last sweep -> last fence
+ *   first pass -> fence 1, waited for -> sweeps, with a fence at each mark -> (lanes_finish) last
+ *   sweep -> last fence
  *
- * Where little is left for the blackout, the last sweep and fence are the control thread's: waking threads takes longer than that.
+ * Where little is left for the blackout, the last sweep and fence are the control thread's: waking
+ * threads takes longer than that.
  *
- * OWNERSHIP  struct lane belongs to its worker but for the atomics, and to the control thread while the pool is taken; the pool's
- *            atomics are written by the control thread.
+ * OWNERSHIP  struct lane belongs to its worker but for the atomics, and to the control thread while
+ *            the pool is taken; the pool's atomics are written by the control thread.
  */
 #ifndef ENGINE_LANES_H
 #define ENGINE_LANES_H
@@ -24,8 +28,12 @@
 
 #include "migrator/dirty/map.h"
 #include "pace.h"
+#include "page_sets.h"
 
-/* Pages of one granule share a lane: large enough to merge neighbours, small enough to spread a hot area. */
+/*
+ * Pages of one granule share a lane: large enough to merge neighbours, small enough to spread a hot
+ * area.
+ */
 #define LANE_GRANULE (2ull << 20)
 /* Ranges that go to the transport at once, and bytes. */
 #define LANE_BATCH	 128u
@@ -49,13 +57,16 @@ struct lane {
 	unsigned int index;
 	pthread_t thread;
 	bool started;
-	bool record;	      /* note what is sent in the pool's resent maps */
+	bool record;	      /* note what is sent in the set of what was resent */
 	bool idle;	      /* under the pool's lock: the worker sleeps, or is about to */
 	uint64_t probed_ns;   /* when its path was asked last */
 	uint64_t patience_ns; /* a destination that takes no bytes for this long hangs */
 	struct vmferry_write batch[LANE_BATCH];
 	unsigned int batch_count;
 	uint64_t batch_bytes;
+	uint64_t given; /* bytes given to the transport */
+	/* bytes given and in the batch at the last look at what is placed, see page_sets.h */
+	uint64_t taken_at;
 	struct lane_counts counts;
 };
 
@@ -63,20 +74,18 @@ struct lane_pool {
 	struct vmferry_session *session;  /* borrowed */
 	struct dirty_map *map;		  /* borrowed */
 	struct vmferry_memory **memories; /* borrowed: one for each region */
-	/*
-	 * Bits of pages by region: what was sent once; and for --verify what was sent since the last mark, and what that was as of
-	 * the last mark. A word lies in one granule, so one worker writes it; @handed is the control thread's once all have marked.
-	 */
-	uint64_t **sent;
-	uint64_t **resent;
-	uint64_t **handed;
+	struct page_sets *sets; /* borrowed. A word lies in one granule: one worker has it */
+	uint64_t look_bytes;	/* so many are given between two looks at what is placed */
 	struct pace pace;
 	bool verify;
 
 	unsigned int lane_count;
 	struct lane *lanes;
 
-	/* Control thread's word to the workers. @lock and @work only put idle workers to sleep and wake them. */
+	/*
+	 * Control thread's word to the workers. @lock and @work only put idle workers to sleep and
+	 * wake them.
+	 */
 	_Atomic uint64_t generation;
 	_Atomic uint32_t mark;	     /* fence that each worker is to set between two sweeps */
 	_Atomic uint32_t last_fence; /* read by the workers after @finish */
@@ -85,15 +94,17 @@ struct lane_pool {
 	_Atomic int error;	      /* first error of any lane */
 	_Atomic unsigned int running; /* workers that have not finished */
 	bool taken;		      /* under @lock, written by the control thread */
-	bool finished; /* the last fences are set, the lanes the control thread's; this and @placed are its own */
+	/* the last fences are set, the lanes the control thread's; this and @placed are its own */
+	bool finished;
 	bool placed; /* the destination has said that all has come */
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	pthread_cond_t done;
 };
 
+/* @sets are the @map's; with those of --verify it records what is sent behind the first pass. */
 int lanes_new(struct vmferry_session *session, struct dirty_map *map,
-	      struct vmferry_memory **memories, uint64_t bandwidth, bool verify,
+	      struct vmferry_memory **memories, struct page_sets *sets, uint64_t bandwidth,
 	      struct lane_pool **pool);
 
 /* Starts the workers: the first pass begins. */
@@ -103,40 +114,56 @@ int lanes_start(struct lane_pool *pool);
 void lanes_wake(struct lane_pool *pool);
 
 /*
- * Before a blackout: takes the lanes from workers that are all idle, so that little can be sent without waking them. False when one is
- * at work, or the guest is so large that looking through its map wants many.
+ * Before a blackout: takes the lanes from workers that are all idle, so that little can be sent
+ * without waking them. False when one is at work, or the guest is so large that looking through its
+ * map wants many.
  */
 bool lanes_take(struct lane_pool *pool);
 
-/* The blackout has begun, and there may be more than a little: then the workers have their lanes back and begin at once. */
+/*
+ * The blackout has begun, and there may be more than a little: then the workers have their lanes
+ * back and begin at once.
+ */
 void lanes_review(struct lane_pool *pool);
 
 /*
- * No more bits will come: what is left is swept, then @fence. The bandwidth cap no longer holds. By the calling thread, or by the workers
- * if lanes_take() was false or there is more than a little: then lanes_finished() waits for them. Control thread.
+ * No more bits will come: what is left is swept, then @fence. The bandwidth cap no longer holds. By
+ * the calling thread, or by the workers if lanes_take() was false or there is more than a little:
+ * then lanes_finished() waits for them. Control thread.
  */
 int lanes_finish(struct lane_pool *pool, uint32_t fence, uint64_t deadline);
 
 /*
- * --verify: each worker sets @fence and moves what it has recorded as sent into @handed. When lanes_marked() says that all have,
- * @handed is the control thread's until the next mark; it must be all zero by then.
+ * --verify: each worker sets @fence and moves what it has recorded as sent into @handed. When
+ * lanes_marked() says that all have, @handed is the control thread's until the next mark; it must
+ * be all zero by then.
  */
 void lanes_mark(struct lane_pool *pool, uint32_t fence);
 bool lanes_marked(const struct lane_pool *pool, uint32_t fence);
 
-/* Waits until all have given their last fence to the transport. -ETIMEDOUT, or the first lane's error. */
+/*
+ * Waits until all have given their last fence to the transport. -ETIMEDOUT, or the first lane's
+ * error.
+ */
 int lanes_finished(struct lane_pool *pool, uint64_t deadline);
 
 /*
- * All is given to the transport and may fail yet, while the guest stands still: over RDMA that shows to nobody but who uses the lane, and
- * the destination, which waits, may never hear of it. Looks, after lanes_finished(); lanes_error() tells what was seen. Control thread.
+ * All is given to the transport and may fail yet, while the guest stands still: over RDMA that
+ * shows to nobody but who uses the lane, and the destination, which waits, may never hear of it.
+ * Looks, after lanes_finished(); lanes_error() tells what was seen. Control thread.
  */
 void lanes_look_after(struct lane_pool *pool);
 
-/* All has come, or so the destination says: from here on it does with the lanes as it likes, and nobody looks. */
+/*
+ * All has come, or so the destination says: from here on it does with the lanes as it likes, and
+ * nobody looks.
+ */
 void lanes_placed(struct lane_pool *pool);
 
-/* Ends the workers whatever they do, joins them, frees. Shut the session down first if lanes may be stuck. */
+/*
+ * Ends the workers whatever they do, joins them, frees. Shut the session down first if lanes may be
+ * stuck.
+ */
 void lanes_free(struct lane_pool **pool);
 
 /* 0 or the first error of a lane. */
@@ -161,8 +188,5 @@ struct lane_totals {
 };
 
 void lanes_totals(const struct lane_pool *pool, struct lane_totals *totals);
-
-/* Bytes of the pages that were sent, each counted once. Only after lanes_finished(). */
-uint64_t lanes_minimum(const struct lane_pool *pool);
 
 #endif

@@ -19,6 +19,7 @@ static const char *const names[] = {
 	[MESSAGE_RUNNING] = "running",	 [MESSAGE_HASHES] = "hashes",
 	[MESSAGE_CLOSING] = "closing",	 [MESSAGE_ABORT] = "abort",
 	[MESSAGE_QUERY] = "query",	 [MESSAGE_ANSWER] = "answer",
+	[MESSAGE_REJOIN] = "rejoin",	 [MESSAGE_REJOINED] = "rejoined",
 };
 
 const char *message_name(uint32_t type)
@@ -42,6 +43,8 @@ int offer_pack(const struct offer *o, struct vmferry_blob *b)
 	r = r < 0 ? r : wire_append_u32(b, o->page_size);
 	r = r < 0 ? r : wire_append_u8(b, o->verify);
 	r = r < 0 ? r : vmferry_blob_append(b, o->id, sizeof(o->id));
+	r = r < 0 ? r : vmferry_blob_append(b, o->secret, sizeof(o->secret));
+	r = r < 0 ? r : wire_append_u64(b, o->reconnect_ns);
 	r = r < 0 ? r : wire_append_u32(b, o->region_count);
 	for (uint32_t i = 0; r == 0 && i < o->region_count; i++) {
 		r = wire_append_u64(b, o->regions[i].address);
@@ -77,6 +80,14 @@ static bool extent_sound(const struct offer *o, const struct offer_extent *e)
 	       e->extent.length % VMFERRY_PAGE_SIZE == 0;
 }
 
+/* In order and disjoint, so that a peer cannot have the same memory populated again and again. */
+static bool extent_follows(const struct offer_extent *last, const struct offer_extent *e)
+{
+	return e->region > last->region ||
+	       (e->region == last->region &&
+		e->extent.offset >= last->extent.offset + last->extent.length);
+}
+
 static int offer_read_regions(struct wire_reader *r, struct offer *o)
 {
 	o->region_count = wire_read_u32(r);
@@ -107,7 +118,7 @@ static int offer_read_extents(struct wire_reader *r, struct offer *o)
 		e->region = wire_read_u32(r);
 		e->extent.offset = wire_read_u64(r);
 		e->extent.length = wire_read_u64(r);
-		if (!extent_sound(o, e))
+		if (!extent_sound(o, e) || (i > 0 && !extent_follows(e - 1, e)))
 			return -EPROTO;
 	}
 	return 0;
@@ -115,7 +126,7 @@ static int offer_read_extents(struct wire_reader *r, struct offer *o)
 
 static int offer_read(struct wire_reader *r, struct offer *o)
 {
-	const void *id;
+	const void *id, *secret;
 	int e;
 
 	o->version = wire_read_u16(r);
@@ -124,9 +135,12 @@ static int offer_read(struct wire_reader *r, struct offer *o)
 	o->page_size = wire_read_u32(r);
 	o->verify = wire_read_u8(r) != 0;
 	id = wire_read_bytes(r, sizeof(o->id));
-	if (id == NULL)
+	secret = wire_read_bytes(r, sizeof(o->secret));
+	if (id == NULL || secret == NULL)
 		return -EPROTO;
 	memcpy(o->id, id, sizeof(o->id));
+	memcpy(o->secret, secret, sizeof(o->secret));
+	o->reconnect_ns = wire_read_u64(r);
 	e = offer_read_regions(r, o);
 	e = e < 0 ? e : offer_read_extents(r, o);
 	if (e < 0)
@@ -180,12 +194,13 @@ int verdict_pack(const struct vmferry_problems *problems, struct vmferry_blob *b
 	return r;
 }
 
-/* What comes from the peer goes to logs and terminals: no control characters. */
+/* What comes from the peer goes to logs and terminals. */
 static void copy_printable(char *to, const uint8_t *from, size_t length)
 {
-	for (size_t i = 0; i < length; i++)
-		to[i] = from[i] >= 0x20 && from[i] != 0x7f ? (char)from[i] : '?';
-	to[length] = 0;
+	if (length > 0)
+		memcpy(to, from, length);
+	to[length] = '\0';
+	replace_control_characters(to, length);
 }
 
 int verdict_unpack(const struct vmferry_message *message, struct vmferry_problems *problems)
@@ -286,6 +301,14 @@ int words_unpack(const struct vmferry_message *message, struct words *w)
 	return wire_done(&r) ? 0 : unsound(message, "wrong length");
 }
 
+int rejoin_unpack(const struct vmferry_message *message, struct rejoin *rejoin)
+{
+	if (message->length != sizeof(*rejoin))
+		return unsound(message, "of another length");
+	memcpy(rejoin, message->data, sizeof(*rejoin));
+	return 0;
+}
+
 int number_unpack(const struct vmferry_message *message, uint64_t *number)
 {
 	struct wire_reader r;
@@ -333,6 +356,24 @@ int message_unexpected(const char *who, const struct vmferry_message *message, c
 	message_text(message, text, sizeof(text));
 	log_warn("%s: the peer gave up while %s was expected: %s", who, expected, text);
 	return -ECONNABORTED;
+}
+
+bool error_is_of_connection(int error)
+{
+	switch (error) {
+	case -ECONNRESET:
+	case -EPIPE:
+	case -EIO:
+	case -ENODEV:
+	case -ENETDOWN:
+	case -ENETRESET:
+	case -ENETUNREACH:
+	case -EHOSTUNREACH:
+	case -ETIMEDOUT:
+		return true;
+	default:
+		return false;
+	}
 }
 
 const char *failure_text(const struct vmferry_session *session, int error)

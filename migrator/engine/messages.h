@@ -1,29 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the two engines say to each other: the types, and each message's fields packed and unpacked. Integers are
- * little-endian. Unpacking checks every length and count before use and returns -EPROTO, logged, for anything unsound.
+ * What the two engines say to each other: the types, and each message's fields packed and unpacked.
+ * Integers are little-endian. Unpacking checks every length and count before use and returns
+ * -EPROTO, logged, for anything unsound.
  *
- *   source                          destination
- *   OFFER            ------------>                  what is to come
- *                    <------------  VERDICT         no problems, or all of them
- *   REHEARSE         ------------>                  the state as it is now, loaded and thrown away
- *                    <------------  REHEARSED
- *   PING             <----------->  PONG            all the time, both liveness and round trip
- *   HASH             ------------>                  --verify: hash what this fence has placed: the first time all,
- *                    <------------  HASHED          then what RESENT named; again until little is left
- *   ARM              ------------>                  the number of the last fence
- *                    <------------  ARMED
- *   RESENT           ------------>                  --verify: what was sent since the fence of the last HASH
- *   STATE            ------------>                  mailbox, while the last pages travel on the lanes
- *                    <------------  READY
- *   GO               ------------>                  the commit point
- *                    <------------  RUNNING
- *                    <------------  HASHES          --verify
- *                    <------------  CLOSING
- *   ABORT            <----------->                  instead of any of these before GO
+ *   source                    destination
+ *   OFFER      ------------>             what is to come
+ *              <------------  VERDICT    no problems, or all of them
+ *   REHEARSE   ------------>             the state as it is now, loaded and thrown away
+ *              <------------  REHEARSED
+ *   PING       <----------->  PONG       all the time, both liveness and round trip
+ *   HASH       ------------>             --verify: hash what this fence has placed, the first
+ *              <------------  HASHED     time all, then what RESENT named; until little is left
+ *   ARM        ------------>             the number of the last fence
+ *              <------------  ARMED
+ *   RESENT     ------------>             --verify: sent since the fence of the last HASH
+ *   STATE      ------------>             mailbox, while the last pages travel on the lanes
+ *              <------------  READY
+ *   GO         ------------>             the commit point
+ *              <------------  RUNNING
+ *              <------------  HASHES     --verify
+ *              <------------  CLOSING
+ *   ABORT      <----------->             instead of any of these before GO
  *
- *   QUERY            ------------>                  in a session of its own: who owns this migration's guest?
- *                    <------------  ANSWER
+ *   QUERY      ------------>             in a session of its own: who owns the guest?
+ *              <------------  ANSWER
+ *
+ *   REJOIN     ------------>             instead of OFFER, when the session was lost between
+ *              <------------  REJOINED   VERDICT and GO: it is closed there, nothing comes by it
+ *                                        any more; on from behind VERDICT
  */
 #ifndef ENGINE_MESSAGES_H
 #define ENGINE_MESSAGES_H
@@ -35,17 +40,24 @@
 #include "common/wire.h"
 #include "content.h"
 
-#define ENGINE_VERSION	   1
-#define MIGRATION_ID_BYTES 16
-#define OFFER_EXTENTS_MAX  65536u
-#define MESSAGE_WORDS_MAX  65536u /* words of a RESENT or hashes of a HASHES message */
-#define CLOSING_WORDS_MAX  65536u
-#define PROBLEM_TEXT_MAX   4096u
+#define ENGINE_VERSION	    2
+#define MIGRATION_ID_BYTES  16
+#define REJOIN_SECRET_BYTES 32
+#define OFFER_EXTENTS_MAX   65536u
+#define RECONNECT_MAX_NS    3600000000000ull
+#define MESSAGE_WORDS_MAX   65536u /* words of a RESENT or hashes of a HASHES message */
+#define CLOSING_WORDS_MAX   65536u
+#define PROBLEM_TEXT_MAX    4096u
 
-/* The first pass ends with this fence. --verify may set more; the last one is the number that ARM carries. */
+/*
+ * The first pass ends with this fence. --verify may set more; the last one is the number that ARM
+ * carries.
+ */
 #define FENCE_FIRST_PASS 1u
 
-/* From ARM on both sides spin instead of sleeping, for as long as a switchover can reasonably take. */
+/*
+ * From ARM on both sides spin instead of sleeping, for as long as a switchover can reasonably take.
+ */
 #define HURRY_NS 500000000ull
 
 /* Numbers are part of the protocol. */
@@ -70,6 +82,8 @@ enum message_type {
 	MESSAGE_ABORT = 18,
 	MESSAGE_QUERY = 19,
 	MESSAGE_ANSWER = 20,
+	MESSAGE_REJOIN = 21,
+	MESSAGE_REJOINED = 22,
 };
 
 /* "offer", ...; "unknown" for others. */
@@ -90,6 +104,8 @@ struct offer {
 	uint32_t page_size;
 	bool verify;
 	uint8_t id[MIGRATION_ID_BYTES];
+	uint8_t secret[REJOIN_SECRET_BYTES]; /* who knows it may go on with this migration */
+	uint64_t reconnect_ns; /* how long the destination waits for that; 0: not at all */
 	uint32_t region_count;
 	struct offer_region regions[VMFERRY_REGIONS_MAX];
 	uint32_t extent_count;
@@ -101,8 +117,9 @@ struct offer {
 int offer_pack(const struct offer *offer, struct vmferry_blob *blob);
 
 /*
- * @offer points into @message, which must outlive it. An offer of another version unpacks with only @version set, so that
- * the difference can be told. The extents are sound: inside their regions.
+ * @offer points into @message, which must outlive it. An offer of another version unpacks with only
+ * @version set, so that the difference can be told. The extents are sound: inside their regions, in
+ * order, and disjoint.
  */
 int offer_unpack(const struct vmferry_message *message, struct offer *offer);
 void offer_free(struct offer *offer);
@@ -146,13 +163,23 @@ int words_pack(uint32_t region, uint64_t first, const uint64_t *words, uint32_t 
 	       struct vmferry_blob *blob);
 int words_unpack(const struct vmferry_message *message, struct words *words);
 
+struct rejoin {
+	uint8_t id[MIGRATION_ID_BYTES];
+	uint8_t secret[REJOIN_SECRET_BYTES];
+};
+
+int rejoin_unpack(const struct vmferry_message *message, struct rejoin *rejoin);
+
 enum owner {
 	OWNER_UNKNOWN = 0, /* this process has never heard of the migration */
 	OWNER_HERE = 1,	   /* the guest runs, or ran, at the destination */
 	OWNER_ABORTED = 2, /* the destination has given it up and will refuse a late GO */
 };
 
-/* One number: ANSWER, HASH and ARM (fence), HASHED and REHEARSED (nanoseconds), PING and PONG (cookie). */
+/*
+ * One number: ANSWER, HASH and ARM (fence), HASHED and REHEARSED (nanoseconds), PING and PONG
+ * (cookie).
+ */
 int number_unpack(const struct vmferry_message *message, uint64_t *number);
 
 /* Sends a packed message; frees the blob and zeroes the pointer in any case. */
@@ -166,11 +193,23 @@ int message_send_number(struct vmferry_session *session, enum vmferry_channel ch
 /* The text of an ABORT, fit for logs and terminals: no control characters, cut to @size. */
 void message_text(const struct vmferry_message *message, char *text, size_t size);
 
-/* Logs what came instead of what was expected; -EPROTO, or -ECONNABORTED with its reason for an ABORT. */
+/*
+ * Logs what came instead of what was expected; -EPROTO, or -ECONNABORTED with its reason for an
+ * ABORT.
+ */
 int message_unexpected(const char *who, const struct vmferry_message *message,
 		       const char *expected);
 
-/* For a report: what the session, if there is one, says of its failure, or else what the error means. */
+/*
+ * Whether @error is one of the connection, which another one may not have: not what a peer that is
+ * broken, or refuses, is answered with.
+ */
+bool error_is_of_connection(int error);
+
+/*
+ * For a report: what the session, if there is one, says of its failure, or else what the error
+ * means.
+ */
 const char *failure_text(const struct vmferry_session *session, int error);
 
 #endif

@@ -86,3 +86,15 @@ enum owner owner_query(struct owner_book *book, const uint8_t *id)
 {
 	return decide(book, id, OWNER_ABORTED);
 }
+
+bool owner_is_undecided(struct owner_book *book, const uint8_t *id)
+{
+	const struct owner_record *r;
+	bool undecided;
+
+	pthread_mutex_lock(&book->lock);
+	r = find(book, id);
+	undecided = r != NULL && r->owner == OWNER_UNKNOWN;
+	pthread_mutex_unlock(&book->lock);
+	return undecided;
+}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who owns a migration's guest, as far as this destination decides it. One lock makes "take it on GO" and "give it up" exclude
- * each other, so that a source which is told that it was given up may safely resume.
+ * Who owns a migration's guest, as far as this destination decides it. One lock makes "take it on
+ * GO" and "give it up" exclude each other, so that a source which is told that it was given up may
+ * safely resume.
  *
  * THREADS  Any.
  */
@@ -14,7 +15,10 @@
 
 #include "messages.h"
 
-/* Given-up migrations that are remembered; older ones are answered as unknown, which a source treats as indeterminate. */
+/*
+ * Given-up migrations that are remembered; older ones are answered as unknown, which a source
+ * treats as indeterminate.
+ */
 #define OWNER_MEMORY 64u
 
 struct owner_record {
@@ -41,9 +45,12 @@ int owner_take(struct owner_book *book, const uint8_t *id);
 /* Gives an undecided migration up for good; a GO that comes later is refused. */
 void owner_abort(struct owner_book *book, const uint8_t *id);
 
+/* Whether it is neither taken nor given up. */
+bool owner_is_undecided(struct owner_book *book, const uint8_t *id);
+
 /*
- * A source asks. It asks only when it has lost the connection over which GO went, so what is not decided yet is given up here
- * and now, and the answer holds for ever.
+ * A source asks. It asks only when it has lost the connection over which GO went, so what is not
+ * decided yet is given up here and now, and the answer holds for ever.
  */
 enum owner owner_query(struct owner_book *book, const uint8_t *id);
 

@@ -3,7 +3,10 @@
 
 #include "common/clock.h"
 
-/* What was not used this long ago is forfeit, so that a lull is not followed by a burst above the cap. */
+/*
+ * What was not used this long ago is forfeit, so that a lull is not followed by a burst above the
+ * cap.
+ */
 #define PACE_BURST_NS (5 * NS_PER_MS)
 
 void pace_init(struct pace *p, uint64_t rate)

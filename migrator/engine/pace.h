@@ -13,7 +13,10 @@ struct pace {
 
 void pace_init(struct pace *p, uint64_t rate);
 
-/* Takes @bytes from the budget and returns when they may be sent (CLOCK_MONOTONIC ns, 0: at once). Any thread. */
+/*
+ * Takes @bytes from the budget and returns when they may be sent (CLOCK_MONOTONIC ns, 0: at once).
+ * Any thread.
+ */
 uint64_t pace_reserve(struct pace *p, uint64_t bytes, uint64_t now);
 
 #endif

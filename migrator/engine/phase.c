@@ -24,10 +24,14 @@ static const char *const names[] = {
 
 static const uint32_t source_next[PHASES] = {
 	[VMFERRY_SETUP] = TO(VMFERRY_CHECK) | STOP,
-	[VMFERRY_CHECK] = TO(VMFERRY_PRECOPY) | STOP,
-	[VMFERRY_PRECOPY] = TO(VMFERRY_SWITCHOVER) | STOP,
-	[VMFERRY_SWITCHOVER] = TO(VMFERRY_COMMITTED) | STOP,
-	/* Failed from here only on the destination's word that it has given the migration up for good. */
+	/* Back when the connection was lost. */
+	[VMFERRY_CHECK] = TO(VMFERRY_PRECOPY) | TO(VMFERRY_SETUP) | STOP,
+	[VMFERRY_PRECOPY] = TO(VMFERRY_SWITCHOVER) | TO(VMFERRY_SETUP) | STOP,
+	[VMFERRY_SWITCHOVER] = TO(VMFERRY_COMMITTED) | TO(VMFERRY_PRECOPY) | STOP,
+	/*
+	 * Failed from here only on the destination's word that it has given the migration up for
+	 * good.
+	 */
 	[VMFERRY_COMMITTED] = TO(VMFERRY_DONE) | TO(VMFERRY_INDETERMINATE) | TO(VMFERRY_FAILED),
 };
 
@@ -35,8 +39,8 @@ static const uint32_t destination_next[PHASES] = {
 	[VMFERRY_LISTEN] = TO(VMFERRY_CHECK) | TO(VMFERRY_CANCELLED),
 	[VMFERRY_CHECK] = TO(VMFERRY_RECEIVE) | STOP,
 	[VMFERRY_RECEIVE] = TO(VMFERRY_LOAD) | STOP,
-	[VMFERRY_LOAD] = TO(VMFERRY_READY) | STOP,
-	[VMFERRY_READY] = TO(VMFERRY_RUNNING) | STOP,
+	[VMFERRY_LOAD] = TO(VMFERRY_READY) | TO(VMFERRY_RECEIVE) | STOP,
+	[VMFERRY_READY] = TO(VMFERRY_RUNNING) | TO(VMFERRY_RECEIVE) | STOP,
 	[VMFERRY_RUNNING] = TO(VMFERRY_DONE),
 	/* The next source may try. */
 	[VMFERRY_FAILED] = TO(VMFERRY_LISTEN) | TO(VMFERRY_CANCELLED),

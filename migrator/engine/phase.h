@@ -24,7 +24,10 @@ struct phase_machine {
 void phase_init(struct phase_machine *m, enum phase_side side, vmferry_phase_fn on_phase,
 		void *ctx);
 
-/* Enters @next and tells the callback. -EPROTO, with the attempt logged, if the table does not allow it. */
+/*
+ * Enters @next and tells the callback. -EPROTO, with the attempt logged, if the table does not
+ * allow it.
+ */
 int phase_enter(struct phase_machine *m, enum vmferry_phase next);
 
 enum vmferry_phase phase_now(const struct phase_machine *m);

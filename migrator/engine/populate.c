@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/node.h"
+#include "common/thread.h"
 
 #define POPULATE_THREADS_MAX 8
 /* A step is what a thread takes at once and the longest that an early end waits for. */
@@ -39,9 +40,10 @@ static uint64_t steps_of(uint64_t length)
 }
 
 /*
- * A page comes from where the VMM has bound the memory to, whoever touches it; but clearing it is faster from there. Memory that is not
- * bound comes from the node of the thread that touches it first: where its guest will run the VMM knows and not we, so that such a thread
- * goes nowhere, and the kernel spreads them over what the VMM has left to it.
+ * A page comes from where the VMM has bound the memory to, whoever touches it; but clearing it is
+ * faster from there. Memory that is not bound comes from the node of the thread that touches it
+ * first: where its guest will run the VMM knows and not we, so that such a thread goes nowhere, and
+ * the kernel spreads them over what the VMM has left to it.
  */
 static void populate_step(const struct populate *p, unsigned int range, uint64_t step,
 			  struct thread_home *home)
@@ -53,7 +55,10 @@ static void populate_step(const struct populate *p, unsigned int range, uint64_t
 	if (length > POPULATE_STEP)
 		length = POPULATE_STEP;
 	thread_go_near(home, memory_node((char *)r->base + offset));
-	/* A failure costs only time: the page is faulted in when its bytes arrive, and that is where it would be told. */
+	/*
+	 * A failure costs only time: the page is faulted in when its bytes arrive, and that is
+	 * where it would be told.
+	 */
 	if (madvise((char *)r->base + offset, length, MADV_POPULATE_WRITE) < 0)
 		log_debug("populate: %llu bytes: %s", (unsigned long long)length, strerror(errno));
 }
@@ -99,8 +104,8 @@ static void start_threads(struct populate *p)
 
 	atomic_store(&p->working, wanted);
 	while (p->thread_count < wanted &&
-	       pthread_create(&p->threads[p->thread_count], NULL, populate_main, p) == 0)
-		pthread_setname_np(p->threads[p->thread_count++], "vmf-populate");
+	       thread_start(&p->threads[p->thread_count], "vmf-populate", populate_main, p) == 0)
+		p->thread_count++;
 	/* Fewer threads than wanted only make it slower. */
 	for (unsigned int i = p->thread_count; i < wanted; i++)
 		atomic_fetch_sub(&p->working, 1);

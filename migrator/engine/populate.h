@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Makes the destination's memory present before pages arrive in it: threads of its own touch the extents in which the source
- * holds content, in the order in which they will come, while lanes are already receiving. What they have not reached yet the
- * receiver faults in by itself. The threads work near the node that the memory is bound to, if it is to one.
+ * Makes the destination's memory present before pages arrive in it: threads of its own touch the
+ * extents in which the source holds content, in the order in which they will come, while lanes are
+ * already receiving. What they have not reached yet the receiver faults in by itself. The threads
+ * work near the node that the memory is bound to, if it is to one.
  */
 #ifndef ENGINE_POPULATE_H
 #define ENGINE_POPULATE_H
@@ -25,7 +26,10 @@ struct populate_range {
 int populate_start(const struct populate_range *ranges, unsigned int count,
 		   struct populate **populate);
 
-/* Ends early if it has not finished, and joins. What is not populated is faulted in by whoever touches it first. */
+/*
+ * Ends early if it has not finished, and joins. What is not populated is faulted in by whoever
+ * touches it first.
+ */
 void populate_stop(struct populate *populate);
 
 /* The same, and frees. Accepts a pointer to NULL. */

@@ -17,7 +17,10 @@ uint64_t predict_blackout(const struct predict_parts *p, const struct predict_wo
 	pages = time_for(w->dirty_bytes + w->in_flight, p->bandwidth);
 	if (p->hash_rate > 0)
 		hash = time_for(w->resent_bytes + w->dirty_bytes, p->hash_rate);
-	/* Pages and state go out together: the longer one counts. One and a half round trips: state, READY, GO. */
+	/*
+	 * Pages and state go out together: the longer one counts. One and a half round trips:
+	 * state, READY, GO.
+	 */
 	return p->pause_ns + p->harvest_ns + (pages > p->save_ns ? pages : p->save_ns) + hash +
 	       p->load_ns + p->rtt_ns + p->rtt_ns / 2 + p->resume_ns;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The model of the blackout: every part is measured on this pair of hosts, by the rehearsal, by pings, by what the
- * destination says it has placed.
+ * The model of the blackout: every part is measured on this pair of hosts, by the rehearsal, by
+ * pings, by what the destination says it has placed.
  */
 #ifndef ENGINE_PREDICT_H
 #define ENGINE_PREDICT_H

@@ -8,7 +8,10 @@
 
 struct json_object;
 
-/* An object under construction. After a failure everything is a no-op and report_text() says -ENOMEM. */
+/*
+ * An object under construction. After a failure everything is a no-op and report_text() says
+ * -ENOMEM.
+ */
 struct report {
 	struct json_object *object;
 	bool failed;

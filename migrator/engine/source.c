@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The source as an object: made, started, watched, cancelled, freed. What it does in between is in source_run.c. */
+/*
+ * The source as an object: made, started, watched, cancelled, freed. What it does in between is in
+ * source_run.c.
+ */
 #include "source.h"
 
 #include <errno.h>
@@ -11,19 +14,26 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/thread.h"
 #include "vm.h"
 
-static int check_sizes(const struct vmferry_vm *vm, const struct vmferry_source_ops *ops,
-		       const struct vmferry_source_options *options)
+static int check_options(const struct vmferry_vm *vm, const struct vmferry_source_ops *ops,
+			 const struct vmferry_source_options *options)
 {
-	if (vm->size == sizeof(*vm) && ops->size == sizeof(*ops) &&
-	    options->size == sizeof(*options) && ops->describe != NULL && ops->pause != NULL &&
-	    ops->resume != NULL && ops->save != NULL)
-		return 0;
-	log_error(
-		"source: a structure of another size or a callback missing: set size to sizeof and "
-		"build against this version's headers");
-	return -EINVAL;
+	if (vm->size != sizeof(*vm) || ops->size != sizeof(*ops) ||
+	    options->size != sizeof(*options) || ops->describe == NULL || ops->pause == NULL ||
+	    ops->resume == NULL || ops->save == NULL) {
+		log_error(
+			"source: a structure of another size or a callback missing: set size to sizeof "
+			"and build against this version's headers");
+		return -EINVAL;
+	}
+	if ((unsigned int)options->tracker > VMFERRY_TRACKER_CALLER) {
+		log_error("source: tracker %d: unknown: use one of enum vmferry_tracker",
+			  (int)options->tracker);
+		return -EINVAL;
+	}
+	return 0;
 }
 
 static void set_defaults(struct vmferry_source_options *o)
@@ -32,6 +42,10 @@ static void set_defaults(struct vmferry_source_options *o)
 		o->downtime_ns = VMFERRY_DOWNTIME_DEFAULT_NS;
 	if (o->timeout_ns == 0)
 		o->timeout_ns = VMFERRY_TIMEOUT_DEFAULT_NS;
+	if (o->reconnect_ns == 0)
+		o->reconnect_ns = VMFERRY_RECONNECT_DEFAULT_NS;
+	if (o->reconnect_ns != VMFERRY_RECONNECT_NEVER && o->reconnect_ns > RECONNECT_MAX_NS)
+		o->reconnect_ns = RECONNECT_MAX_NS;
 	o->transport.size = sizeof(o->transport);
 }
 
@@ -49,6 +63,14 @@ static int copy_rails(struct vmferry_source *s, const struct vmferry_transport_o
 		if (to->rails[i] == NULL)
 			return -ENOMEM;
 	}
+	return 0;
+}
+
+int source_new_identity(struct vmferry_source *s)
+{
+	if (gnutls_rnd(GNUTLS_RND_NONCE, s->identity.id, sizeof(s->identity.id)) < 0 ||
+	    gnutls_rnd(GNUTLS_RND_KEY, s->identity.secret, sizeof(s->identity.secret)) < 0)
+		return -EIO;
 	return 0;
 }
 
@@ -73,18 +95,21 @@ static int make_parts(struct vmferry_source *s, const struct vmferry_vm *vm, con
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->done_fd < 0)
 		return -errno;
-	if (gnutls_rnd(GNUTLS_RND_NONCE, s->id, sizeof(s->id)) < 0)
-		return -EIO;
-	return 0;
+	r = source_new_identity(s);
+	return r < 0 ? r : page_sets_new(s->map, s->options.verify, &s->sets);
 }
 
 int vmferry_source_new(const struct vmferry_vm *vm, const struct vmferry_source_ops *ops, void *ctx,
 		       const char *uri, const struct vmferry_source_options *options,
 		       struct vmferry_source **source)
 {
+	static const struct vmferry_source_options defaults = {.size = sizeof(defaults)};
 	struct vmferry_source *s;
-	int r = check_sizes(vm, ops, options);
+	int r;
 
+	if (options == NULL)
+		options = &defaults;
+	r = check_options(vm, ops, options);
 	r = r < 0 ? r : vmferry_uri_check(uri);
 	if (r < 0)
 		return r;
@@ -117,14 +142,13 @@ int vmferry_source_start(struct vmferry_source *s)
 	if (s->started)
 		return -EALREADY;
 	s->began_ns = vmferry_now();
-	r = pthread_create(&s->thread, NULL, source_main, s);
-	if (r != 0) {
+	r = thread_start(&s->thread, "vmf-source", source_main, s);
+	if (r < 0) {
 		log_error("source: no thread for it: %s: raise the limit of processes",
-			  strerror(r));
-		return -r;
+			  strerror(-r));
+		return r;
 	}
 	s->started = true;
-	pthread_setname_np(s->thread, "vmf-source");
 	return 0;
 }
 
@@ -173,13 +197,18 @@ int vmferry_source_discard(struct vmferry_source *s, uint64_t address, uint64_t 
 {
 	int r = guest_memory_discard(&s->memory, address, length);
 
-	/* Behind it, as with every write: a lane that has read the page meanwhile sends it again. */
+	/*
+	 * Behind it, as with every write: a lane that has read the page meanwhile sends it again.
+	 */
 	return r < 0 ? r : dirty_map_mark(s->map, address, length);
 }
 
 void vmferry_source_ring_full(struct vmferry_source *s)
 {
-	/* The vCPU cannot go on anyway: it harvests itself instead of waiting for another thread to be scheduled. */
+	/*
+	 * The vCPU cannot go on anyway: it harvests itself instead of waiting for another thread to
+	 * be scheduled.
+	 */
 	harvester_now(&s->harvester);
 }
 
@@ -197,6 +226,8 @@ void vmferry_source_progress(const struct vmferry_source *s, struct vmferry_prog
 		.dirty_rate = atomic_load_explicit(&s->harvester.dirty_rate, memory_order_relaxed),
 		.predicted_ns = atomic_load_explicit(&s->predicted_ns, memory_order_relaxed),
 		.round = atomic_load_explicit(&s->round, memory_order_relaxed),
+		.losses = atomic_load_explicit(&s->loss_count, memory_order_relaxed),
+		.reconnecting = atomic_load_explicit(&s->reconnecting, memory_order_relaxed),
 	};
 }
 
@@ -217,6 +248,7 @@ void vmferry_source_free(struct vmferry_source **source)
 	if (s->done_fd >= 0)
 		close(s->done_fd);
 	vmferry_problems_free(&s->problems);
+	page_sets_free(&s->sets);
 	if (s->map != NULL)
 		dirty_map_free(&s->map);
 	for (unsigned int i = 0; i < VMFERRY_RAILS_MAX; i++)

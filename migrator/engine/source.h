@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The source's insides, shared by its files: source.c (the object), source_run.c (the way from SETUP to the end),
- * source_precopy.c, source_switchover.c, source_report.c.
+ * The source's insides, shared by its files: source.c (the object), source_run.c (the way from
+ * SETUP to the end), source_precopy.c, source_switchover.c, source_reconnect.c, source_report.c.
  *
- * OWNERSHIP  Everything belongs to the control thread while it runs, but for what is marked otherwise.
+ * OWNERSHIP  Everything belongs to the control thread while it runs, but for what is marked
+ *            otherwise.
  */
 #ifndef ENGINE_SOURCE_H
 #define ENGINE_SOURCE_H
@@ -21,6 +22,7 @@
 #include "messages.h"
 #include "migrator/dirty/map.h"
 #include "migrator/dirty/tracker.h"
+#include "page_sets.h"
 #include "phase.h"
 #include "predict.h"
 
@@ -29,6 +31,7 @@
 
 #define SAMPLES_MAX 64u
 #define REASON_MAX  512u
+#define LOSSES_MAX  64u
 
 /* How pre-copy went, at regular intervals that double when the list is full. */
 struct source_sample {
@@ -53,6 +56,19 @@ struct source_moments {
 	uint64_t resumed; /* only when it failed */
 };
 
+/* A connection that was lost. Times in nanoseconds. */
+struct source_loss {
+	uint64_t at_ns; /* since the migration began */
+	enum vmferry_phase phase;
+	uint64_t resumed_ns; /* until pages went out again, 0: they never did */
+	/* how long the guest had been paused for the switchover, 0: it was not */
+	uint64_t paused_ns;
+	uint64_t bytes_again;
+	const char *transport; /* that was lost, and that it goes on with */
+	const char *transport_then;
+	char cause[REASON_MAX];
+};
+
 struct vmferry_source {
 	/* Set by new, then read only. */
 	struct vmferry_vm vm;
@@ -60,7 +76,7 @@ struct vmferry_source {
 	struct vmferry_source_options options;
 	void *ctx;
 	char *uri;
-	uint8_t id[MIGRATION_ID_BYTES];
+	struct rejoin identity;
 
 	/* Shared: atomics and what @lock guards. */
 	struct phase_machine phase;
@@ -78,6 +94,8 @@ struct vmferry_source {
 	_Atomic uint64_t sent_bytes;
 	_Atomic uint64_t content_bytes;
 	_Atomic uint64_t ended_ns;
+	_Atomic uint32_t loss_count;
+	_Atomic bool reconnecting;
 	struct harvester harvester; /* its own rules */
 	struct dirty_map *map;	    /* atomic bits */
 	struct guest_memory memory; /* its own rules */
@@ -87,10 +105,22 @@ struct vmferry_source {
 	pthread_t thread;
 	struct vmferry_session *session;
 	struct tracker *tracker;
+	struct page_sets *sets;
 	struct lane_pool *lanes;
 	bool paused; /* by us */
 	uint64_t began_ns;
 	uint64_t precopy_ns; /* moment */
+	uint64_t pass_ns;    /* moment: the first pass of this connection began */
+	bool tracked;	     /* the map has all that was not sent: a connection may be lost */
+	struct source_loss losses[LOSSES_MAX]; /* the first @loss_count, as far as there is room */
+	/*
+	 * Of connections one after another of which none got through its first pass: when the first
+	 * was lost, and how often.
+	 */
+	uint64_t vain_since_ns;
+	unsigned int vain_count;
+	uint64_t refused_since_ns; /* since when nobody listens there, 0: somebody does */
+	bool tcp_refused;	   /* the destination wants nothing but RDMA */
 	struct predict_parts parts;
 	uint64_t ping_sent_ns;
 	uint64_t pong_ns;      /* last sign of life */
@@ -117,8 +147,8 @@ struct vmferry_source {
 	uint64_t residual_pages;
 	uint64_t blackout_ns;
 	uint64_t predicted_at_switch_ns;
-	struct lane_totals totals;
-	uint64_t minimum_bytes; /* pages that had to be sent, each once */
+	struct lane_totals totals; /* of the connections that are over */
+	uint64_t minimum_bytes;	   /* pages that had to be sent, each once */
 	struct vmferry_problems *problems;
 	char reason[REASON_MAX];
 	const char *tracker_name;
@@ -139,8 +169,8 @@ struct vmferry_source {
 void *source_main(void *arg);
 
 /*
- * Waits for one message until @deadline, in ticks, answering pings and looking at cancel, the time limit and the lanes.
- * 0 and a message of type @expected; its data is the caller's.
+ * Waits for one message until @deadline, in ticks, answering pings and looking at cancel, the time
+ * limit and the lanes. 0 and a message of type @expected; its data is the caller's.
  */
 int source_expect(struct vmferry_source *s, uint32_t expected, uint64_t deadline,
 		  struct vmferry_message *message);
@@ -155,21 +185,65 @@ int source_tick(struct vmferry_source *s);
 __attribute__((format(printf, 2, 3))) void source_because(struct vmferry_source *s, const char *fmt,
 							  ...);
 
-/* PRECOPY until the blackout is predicted to be short enough; source_precopy.c. */
+/*
+ * Releases what belongs to the connection, and the connection, in the order in which they lean on
+ * each other.
+ */
+void source_disconnect(struct vmferry_source *s);
+
+/* The guest runs on, if it is paused by us. */
+void source_resume_guest(struct vmferry_source *s);
+
+/* The migration is another one from now on: identifiers are used once. */
+int source_new_identity(struct vmferry_source *s);
+
+/* CHECK: the offer and the verdict, two rehearsals, the round trip. */
+int source_enter_check(struct vmferry_source *s);
+
+/* The transport's options of each connection: they say how much memory there is. */
+struct vmferry_transport_options source_transport(const struct vmferry_source *s);
+
+/* What the transport says of the session that has just been connected. -EPROTO without lanes. */
+int source_take_session(struct vmferry_source *s);
+
+/* PRECOPY begins: tracking, and the first pass; source_precopy.c. */
+int source_begin(struct vmferry_source *s);
+
+/* The lanes of a new connection begin with what is dirty. */
+int source_begin_again(struct vmferry_source *s);
+
+/* PRECOPY until the blackout is predicted to be short enough. */
 int source_precopy(struct vmferry_source *s);
+
+/* Why the connection was lost the last time. */
+const char *source_last_cause(const struct vmferry_source *s);
+
+/*
+ * Whether @r means that the connection was lost before GO, and trying again is wanted;
+ * source_reconnect.c.
+ */
+bool source_is_lost(struct vmferry_source *s, int r);
+
+/*
+ * After source_is_lost(): connects again and goes back to PRECOPY, with all that may not have
+ * arrived dirty again; or, where no page has been sent yet, begins anew. 0, or what the migration
+ * ends with.
+ */
+int source_reconnect(struct vmferry_source *s);
 
 /* What the blackout would be now. */
 uint64_t source_predict(struct vmferry_source *s);
 
 /*
- * SWITCHOVER up to RUNNING; source_switchover.c. 0: the guest runs at the destination. Before the commit point any
- * error; behind it -EINPROGRESS if nobody knows, or -ECONNABORTED if the destination has given up for good.
+ * SWITCHOVER up to RUNNING; source_switchover.c. 0: the guest runs at the destination. Before the
+ * commit point any error; behind it -EINPROGRESS if nobody knows, or -ECONNABORTED if the
+ * destination has given up for good.
  */
 int source_switchover(struct vmferry_source *s);
 
 /*
- * A pause, save and resume whose cost goes into the prediction, and whose state the destination loads for trial: a state that
- * cannot be loaded there is found here, with the guest running.
+ * A pause, save and resume whose cost goes into the prediction, and whose state the destination
+ * loads for trial: a state that cannot be loaded there is found here, with the guest running.
  */
 int source_rehearse(struct vmferry_source *s);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's report. Every time is in microseconds, every size in bytes; the names are part of the interface. */
+/*
+ * The source's report. Every time is in microseconds, every size in bytes; the names are part of
+ * the interface.
+ */
 #include <errno.h>
 #include <json-c/json.h>
 
@@ -103,7 +106,10 @@ static void add_cpu(const struct vmferry_source *s, struct report *top)
 	report_object(top, "cpu", &cpu);
 }
 
-/* What the destination has counted; where it cannot, over RDMA, or has not said it, what is known here. */
+/*
+ * What the destination has counted; where it cannot, over RDMA, or has not said it, what is known
+ * here.
+ */
 static uint64_t placed_bytes(const struct vmferry_source *s)
 {
 	return s->closing.placed_bytes != 0 ? s->closing.placed_bytes : s->placed_bytes;
@@ -149,6 +155,38 @@ static void add_samples(const struct vmferry_source *s, struct report *top)
 		}
 	}
 	report_value(top, "samples", list);
+}
+
+static void add_loss(const struct source_loss *loss, struct json_object *list, struct report *top)
+{
+	struct report r;
+
+	report_init(&r);
+	report_us(&r, "at_us", loss->at_ns);
+	report_string(&r, "phase", vmferry_phase_name(loss->phase));
+	report_string(&r, "cause", loss->cause);
+	report_string(&r, "transport", loss->transport);
+	report_string(&r, "transport_then", loss->transport_then);
+	if (loss->resumed_ns == 0)
+		report_null(&r, "resumed_us");
+	else
+		report_us(&r, "resumed_us", loss->resumed_ns);
+	report_us(&r, "paused_us", loss->paused_ns);
+	report_number(&r, "bytes_again", loss->bytes_again);
+	if (r.failed || json_object_array_add(list, r.object) < 0) {
+		json_object_put(r.object);
+		top->failed = true;
+	}
+}
+
+static void add_losses(const struct vmferry_source *s, struct report *top)
+{
+	struct json_object *list = json_object_new_array();
+	uint32_t count = atomic_load(&s->loss_count);
+
+	for (uint32_t i = 0; list != NULL && i < count && i < LOSSES_MAX; i++)
+		add_loss(&s->losses[i], list, top);
+	report_value(top, "losses", list);
 }
 
 static void add_problems(const struct vmferry_source *s, struct report *top)
@@ -214,6 +252,7 @@ int vmferry_source_report(const struct vmferry_source *s, char **json)
 	add_transport(s, &top);
 	add_cpu(s, &top);
 	add_samples(s, &top);
+	add_losses(s, &top);
 	add_problems(s, &top);
 	return report_text(&top, json);
 }

@@ -33,6 +33,35 @@ void source_because(struct vmferry_source *s, const char *fmt, ...)
 	va_end(args);
 }
 
+/*
+ * The connection is open but makes no progress: ends it, so that it is replaced. Where it would not
+ * be, it is kept, to send the destination the reason.
+ */
+static void give_connection_up(struct vmferry_source *s)
+{
+	if (s->tracked && s->options.reconnect_ns != VMFERRY_RECONNECT_NEVER)
+		vmferry_session_shutdown(s->session);
+}
+
+/* That the time limit has passed. */
+static void because_of_time(struct vmferry_source *s)
+{
+	if (atomic_load(&s->reconnecting))
+		source_because(s, "not committed within %llu ms: the connection is lost: %s",
+			       (unsigned long long)(s->options.timeout_ns / NS_PER_MS),
+			       source_last_cause(s));
+	else
+		source_because(
+			s,
+			"not converged within %llu ms: predicted blackout %llu us over the limit of "
+			"%llu us, dirty rate %llu MB/s, link %llu MB/s",
+			(unsigned long long)(s->options.timeout_ns / NS_PER_MS),
+			(unsigned long long)(atomic_load(&s->predicted_ns) / NS_PER_US),
+			(unsigned long long)(s->options.downtime_ns / NS_PER_US),
+			(unsigned long long)(atomic_load(&s->harvester.dirty_rate) / 1000000),
+			(unsigned long long)(atomic_load(&s->bandwidth) / 1000000));
+}
+
 int source_check(struct vmferry_source *s)
 {
 	bool cancelled;
@@ -45,15 +74,7 @@ int source_check(struct vmferry_source *s)
 		return -ECANCELED;
 	}
 	if (vmferry_now() - s->began_ns > s->options.timeout_ns) {
-		source_because(
-			s,
-			"not converged within %llu ms: predicted blackout %llu us over the limit of "
-			"%llu us, dirty rate %llu MB/s, link %llu MB/s",
-			(unsigned long long)(s->options.timeout_ns / NS_PER_MS),
-			(unsigned long long)(atomic_load(&s->predicted_ns) / NS_PER_US),
-			(unsigned long long)(s->options.downtime_ns / NS_PER_US),
-			(unsigned long long)(atomic_load(&s->harvester.dirty_rate) / 1000000),
-			(unsigned long long)(atomic_load(&s->bandwidth) / 1000000));
+		because_of_time(s);
 		return -ETIME;
 	}
 	if (atomic_load(&s->harvester.error) < 0) {
@@ -66,6 +87,9 @@ int source_check(struct vmferry_source *s)
 	if (s->lanes != NULL && lanes_error(s->lanes) < 0) {
 		source_because(s, "a lane failed: %s",
 			       failure_text(s->session, lanes_error(s->lanes)));
+		/* One that takes nothing any more. */
+		if (lanes_error(s->lanes) == -ETIMEDOUT)
+			give_connection_up(s);
 		return lanes_error(s->lanes);
 	}
 	return 0;
@@ -174,6 +198,7 @@ int source_expect(struct vmferry_source *s, uint32_t expected, uint64_t deadline
 				  s->uri, message_name(expected));
 			source_because(s, "no %s from the destination in time",
 				       message_name(expected));
+			give_connection_up(s);
 			return -ETIMEDOUT;
 		}
 	}
@@ -188,6 +213,7 @@ static int ping(struct vmferry_source *s)
 			  "network is cut",
 			  s->uri, PONG_NS / NS_PER_S);
 		source_because(s, "the destination does not answer");
+		give_connection_up(s);
 		return -ETIMEDOUT;
 	}
 	if (s->ping_sent_ns != 0 || now - s->pong_ns < PING_EVERY_NS)
@@ -209,12 +235,36 @@ int source_tick(struct vmferry_source *s)
 	return r == -ETIMEDOUT ? 0 : r;
 }
 
-/* ---- SETUP and CHECK --------------------------------------------------------------------------------------- */
+/* ---- SETUP and CHECK ------------------------------------------------------------------------- */
+
+struct vmferry_transport_options source_transport(const struct vmferry_source *s)
+{
+	struct vmferry_transport_options transport = s->options.transport;
+
+	/* All of it: chunks that are pinned may be larger than what they hold. */
+	transport.memory = 0;
+	for (unsigned int i = 0; i < s->vm.region_count; i++)
+		transport.memory += s->vm.regions[i].size;
+	return transport;
+}
+
+int source_take_session(struct vmferry_source *s)
+{
+	s->lane_count = vmferry_session_lanes(s->session);
+	if (s->lane_count == 0) {
+		source_because(s, "the destination takes no lanes: nothing could carry memory");
+		return -EPROTO;
+	}
+	s->transport = vmferry_session_transport(s->session);
+	snprintf(s->transport_reason, sizeof(s->transport_reason), "%s",
+		 vmferry_session_transport_reason(s->session));
+	return 0;
+}
 
 static int setup(struct vmferry_source *s)
 {
 	uint64_t limit = s->options.timeout_ns < CONNECT_NS ? s->options.timeout_ns : CONNECT_NS;
-	struct vmferry_transport_options transport = s->options.transport;
+	struct vmferry_transport_options transport;
 	uint64_t bytes;
 	int r;
 
@@ -231,27 +281,20 @@ static int setup(struct vmferry_source *s)
 	if (r < 0)
 		return r;
 	atomic_store(&s->content_bytes, bytes);
-	/* All of it: chunks that are pinned may be larger than what they hold. */
-	transport.memory = 0;
-	for (unsigned int i = 0; i < s->vm.region_count; i++)
-		transport.memory += s->vm.regions[i].size;
+	transport = source_transport(s);
 	r = vmferry_connect(s->uri, &transport, s->began_ns + limit, &s->session);
 	if (r < 0) {
 		source_because(s, "cannot connect to %s: %s", s->uri, strerror(-r));
 		return r;
 	}
-	s->lane_count = vmferry_session_lanes(s->session);
-	if (s->lane_count == 0) {
-		source_because(s, "the destination takes no lanes: nothing could carry memory");
-		return -EPROTO;
-	}
-	s->transport = vmferry_session_transport(s->session);
-	snprintf(s->transport_reason, sizeof(s->transport_reason), "%s",
-		 vmferry_session_transport_reason(s->session));
-	return source_check(s);
+	r = source_take_session(s);
+	return r < 0 ? r : source_check(s);
 }
 
-/* The extents that the destination populates ahead; past the maximum it faults them in as they come. */
+/*
+ * The extents that the destination populates ahead; past the maximum it faults them in as they
+ * come.
+ */
 static int offer_content(struct vmferry_source *s, struct offer *o)
 {
 	o->extents = calloc(OFFER_EXTENTS_MAX, sizeof(*o->extents));
@@ -278,7 +321,10 @@ static int fill_offer(struct vmferry_source *s, const struct vmferry_blob *spec,
 	o->version = ENGINE_VERSION;
 	o->page_size = VMFERRY_PAGE_SIZE;
 	o->verify = s->options.verify;
-	memcpy(o->id, s->id, sizeof(o->id));
+	memcpy(o->id, s->identity.id, sizeof(o->id));
+	memcpy(o->secret, s->identity.secret, sizeof(o->secret));
+	o->reconnect_ns =
+		s->options.reconnect_ns == VMFERRY_RECONNECT_NEVER ? 0 : s->options.reconnect_ns;
 	o->region_count = s->vm.region_count;
 	for (unsigned int i = 0; i < s->vm.region_count; i++)
 		o->regions[i] =
@@ -335,7 +381,10 @@ static int take_verdict(struct vmferry_source *s)
 	return -EXDEV;
 }
 
-/* Quiet round trips, before data fills the link: the least of them is what the switchover's messages cost. */
+/*
+ * Quiet round trips, before data fills the link: the least of them is what the switchover's
+ * messages cost.
+ */
 static int measure_rtt(struct vmferry_source *s)
 {
 	for (int i = 0; i < PINGS_AT_CHECK; i++) {
@@ -352,19 +401,25 @@ static int measure_rtt(struct vmferry_source *s)
 	return 0;
 }
 
-static int check(struct vmferry_source *s)
+int source_enter_check(struct vmferry_source *s)
 {
 	int r = phase_enter(&s->phase, VMFERRY_CHECK);
 
 	r = r < 0 ? r : send_offer(s);
 	r = r < 0 ? r : take_verdict(s);
-	/* The first one also warms up whatever is done for the first time; the second one is measured. */
+	/*
+	 * The first one also warms up whatever is done for the first time; the second one is
+	 * measured.
+	 */
 	r = r < 0 ? r : source_rehearse(s);
 	r = r < 0 ? r : source_rehearse(s);
 	return r < 0 ? r : measure_rtt(s);
 }
 
-/* Pauses, saves, resumes. The guest is running again when this returns, unless resume() itself failed. */
+/*
+ * Pauses, saves, resumes. The guest is running again when this returns, unless resume() itself
+ * failed.
+ */
 static int rehearse_here(struct vmferry_source *s, struct vmferry_blob *state)
 {
 	uint64_t began = vmferry_now(), paused, saved;
@@ -410,7 +465,7 @@ int source_rehearse(struct vmferry_source *s)
 	return r;
 }
 
-/* ---- the end ----------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static int take_closing(struct vmferry_source *s)
 {
@@ -460,7 +515,7 @@ static void say_abort(struct vmferry_source *s)
 			     strlen(s->reason), vmferry_now() + ABORT_NS);
 }
 
-static void resume_guest(struct vmferry_source *s)
+void source_resume_guest(struct vmferry_source *s)
 {
 	int r;
 
@@ -473,23 +528,50 @@ static void resume_guest(struct vmferry_source *s)
 			strerror(-r));
 	s->paused = false;
 	s->at.resumed = vmferry_now();
+	/* The attempt has failed: the blackout is how long the guest was paused for it. */
+	s->blackout_ns = s->at.resumed - s->at.pause;
 }
 
+static void add_totals(struct vmferry_source *s)
+{
+	struct lane_totals *sum = &s->totals, t;
+
+	lanes_totals(s->lanes, &t);
+	sum->bytes += t.bytes;
+	sum->pages += t.pages;
+	sum->zero_pages += t.zero_pages;
+	sum->sweeps += t.sweeps;
+	sum->cpu_ns += t.cpu_ns;
+	/* A first pass that a loss interrupted ends with that of the connection after it. */
+	if (sum->first_done_ns != 0)
+		return;
+	sum->first_bytes += t.first_bytes;
+	sum->first_done_ns = lanes_first_pass_done(s->lanes) ? t.first_done_ns : 0;
+}
+
+/* What one connection counted is added to what is reported of all. */
 static void keep_counts(struct vmferry_source *s)
 {
+	struct vmferry_registration_stats registration = {0};
 	struct vmferry_lane_stats stats;
 
 	if (s->lanes != NULL)
-		lanes_totals(s->lanes, &s->totals);
+		add_totals(s);
 	if (s->session != NULL)
-		vmferry_registration_stats(s->session, &s->registration);
+		vmferry_registration_stats(s->session, &registration);
+	s->registration.bytes += registration.bytes;
+	s->registration.regions += registration.regions;
+	s->registration.ns += registration.ns;
 	if (s->at.lanes_done != 0)
-		s->minimum_bytes = lanes_minimum(s->lanes);
+		s->minimum_bytes = page_sets_minimum(s->sets);
 	for (unsigned int i = 0; s->session != NULL && i < s->lane_count; i++) {
 		if (vmferry_lane_stats(s->session, i, &stats) < 0)
 			continue;
 		s->wire_bytes += stats.wire_bytes;
-		/* READY is said when the last fence is reached: then all is placed, whether the lanes have heard it yet or not. */
+		/*
+		 * READY is said when the last fence is reached: then all is placed, whether the
+		 * lanes have heard it yet or not.
+		 */
 		s->placed_bytes += s->at.ready != 0 ? stats.bytes : stats.placed_bytes;
 		s->submissions += stats.submissions;
 		s->requests += stats.requests;
@@ -498,17 +580,23 @@ static void keep_counts(struct vmferry_source *s)
 	}
 }
 
-/* Releases in the order in which things lean on each other; the guest was resumed before if it shall run here. */
-static void tear_down(struct vmferry_source *s)
+void source_disconnect(struct vmferry_source *s)
 {
 	if (s->session != NULL)
 		vmferry_session_shutdown(s->session);
+	harvester_set_lanes(&s->harvester, NULL);
 	keep_counts(s);
-	harvester_end(&s->harvester);
 	lanes_free(&s->lanes);
-	tracker_free(&s->tracker);
 	guest_memory_deregister(&s->memory);
 	vmferry_session_close(&s->session);
+}
+
+/* The guest was resumed before if it shall run here. */
+static void tear_down(struct vmferry_source *s)
+{
+	harvester_end(&s->harvester);
+	source_disconnect(s);
+	tracker_free(&s->tracker);
 	hash_table_free(&s->hashes);
 	vmferry_blob_free(&s->state);
 	s->cpu_ns = thread_cpu_ns();
@@ -529,7 +617,10 @@ static enum vmferry_phase final_phase(int r)
 	}
 }
 
-/* A callback may return whatever it likes; three errors say in a result what is only true if this side has made it so. */
+/*
+ * A callback may return whatever it likes; three errors say in a result what is only true if this
+ * side has made it so.
+ */
 static int own_meaning(struct vmferry_source *s, int r)
 {
 	bool cancelled, committed;
@@ -552,7 +643,7 @@ static void conclude(struct vmferry_source *s, int result)
 
 	if (last == VMFERRY_CANCELLED || last == VMFERRY_FAILED) {
 		source_because(s, "%s", failure_text(s->session, r));
-		resume_guest(s);
+		source_resume_guest(s);
 		say_abort(s);
 	}
 	tear_down(s);
@@ -572,9 +663,15 @@ void *source_main(void *arg)
 	struct vmferry_source *s = arg;
 	int r = setup(s);
 
-	r = r < 0 ? r : check(s);
+	r = r < 0 ? r : source_enter_check(s);
+	r = r < 0 ? r : source_begin(s);
 	r = r < 0 ? r : source_precopy(s);
 	r = r < 0 ? r : source_switchover(s);
+	while (source_is_lost(s, r)) {
+		r = source_reconnect(s);
+		r = r < 0 ? r : source_precopy(s);
+		r = r < 0 ? r : source_switchover(s);
+	}
 	conclude(s, r < 0 ? r : finish(s));
 	return NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SWITCHOVER: the blackout, from the pause of the guest here to its running there, and the commit handshake with all that may
- * go wrong in it.
+ * SWITCHOVER: the blackout, from the pause of the guest here to its running there, and the commit
+ * handshake with all that may go wrong in it.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,7 +13,10 @@
 #include "verify.h"
 
 #define ARMED_NS (2 * NS_PER_S)
-/* The guest stands still: past this the attempt is given up and it runs on here. */
+/*
+ * The guest is paused: past this, or downtime_ns if that is more, the attempt fails and it runs on
+ * here.
+ */
 #define READY_NS   (5 * NS_PER_S)
 #define RUNNING_NS (5 * NS_PER_S)
 #define HASHES_NS  (60 * NS_PER_S)
@@ -83,8 +86,8 @@ static int last_pages(struct vmferry_source *s, int r)
 }
 
 /*
- * The lanes send what the first harvest finds while the state is saved. Saving may itself write guest memory, by KVM or by a
- * device: that is what the second harvest is for.
+ * The lanes send what the first harvest finds while the state is saved. Saving may itself write
+ * guest memory, by KVM or by a device: that is what the second harvest is for.
  */
 static int collect(struct vmferry_source *s, uint64_t deadline)
 {
@@ -122,8 +125,8 @@ static int wait_lanes(struct vmferry_source *s, uint64_t deadline)
 }
 
 /*
- * With --verify the list of what was sent since the first pass goes ahead of the state, on the same channel because between two no
- * order is promised, and is complete only now.
+ * With --verify the list of what was sent since the first pass goes ahead of the state, on the same
+ * channel because between two no order is promised, and is complete only now.
  */
 static int send_resent(struct vmferry_source *s, uint64_t deadline)
 {
@@ -131,7 +134,7 @@ static int send_resent(struct vmferry_source *s, uint64_t deadline)
 
 	if (r < 0)
 		return r;
-	return verify_send_resent(s->session, VMFERRY_MAILBOX, s->lanes->resent, s->vm.regions,
+	return verify_send_resent(s->session, VMFERRY_MAILBOX, s->sets->resent, s->vm.regions,
 				  s->vm.region_count, deadline);
 }
 
@@ -187,14 +190,19 @@ static int take_running(struct vmferry_source *s)
 		r = times_unpack(&m, &s->there);
 	else
 		r = message_unexpected("source", &m, "running");
-	/* It owns the guest and says itself that it could not run it: asking again would not help. */
+	/*
+	 * It owns the guest and says itself that it could not run it: asking again would not help.
+	 */
 	if (m.type == MESSAGE_ABORT)
 		r = -EOWNERDEAD;
 	vmferry_message_free(&m);
 	return r;
 }
 
-/* Asks the destination, over a new connection, who owns the guest. -EAGAIN when it cannot be reached. */
+/*
+ * Asks the destination, over a new connection, who owns the guest. -EAGAIN when it cannot be
+ * reached.
+ */
 static int query(struct vmferry_source *s, uint64_t deadline, uint64_t *owner)
 {
 	struct vmferry_transport_options o = s->options.transport;
@@ -205,7 +213,8 @@ static int query(struct vmferry_source *s, uint64_t deadline, uint64_t *owner)
 	o.lanes = VMFERRY_LANES_NONE;
 	if (vmferry_connect(s->uri, &o, deadline, &session) < 0)
 		return -EAGAIN;
-	r = vmferry_send(session, VMFERRY_CONTROL, MESSAGE_QUERY, s->id, sizeof(s->id), deadline);
+	r = vmferry_send(session, VMFERRY_CONTROL, MESSAGE_QUERY, s->identity.id,
+			 sizeof(s->identity.id), deadline);
 	r = r < 0 ? r : vmferry_recv(session, &m, deadline);
 	if (r == 0) {
 		r = m.type == MESSAGE_ANSWER ? number_unpack(&m, owner)
@@ -229,7 +238,10 @@ static int judge(struct vmferry_source *s, uint64_t owner)
 		source_because(s, "the destination gave the migration up before GO reached it");
 		return -ECONNABORTED;
 	default:
-		/* Another process took the port over: whether the one that we knew had the guest, it cannot say. */
+		/*
+		 * Another process took the port over: whether the one that we knew had the guest,
+		 * it cannot say.
+		 */
 		source_because(
 			s, "GO was said, the answer was lost, and who listens there now does not "
 			   "know of it");
@@ -260,8 +272,8 @@ static int resolve(struct vmferry_source *s, int cause)
 }
 
 /*
- * The blackout ends when run() returned at the destination. READY left there half a round trip before it came here, and the
- * destination's own clock has measured the time from then on.
+ * The blackout ends when run() returned at the destination. READY left there half a round trip
+ * before it came here, and the destination's own clock has measured the time from then on.
  */
 static void measure_blackout(struct vmferry_source *s)
 {
@@ -283,9 +295,12 @@ static int say_go(struct vmferry_source *s)
 	int r;
 
 	s->at.go = vmferry_now();
-	r = vmferry_send(s->session, VMFERRY_MAILBOX, MESSAGE_GO, s->id, sizeof(s->id),
-			 s->at.go + RUNNING_NS);
-	/* The guest waits for nothing of this side any more; spinning might take the processor that it runs on. */
+	r = vmferry_send(s->session, VMFERRY_MAILBOX, MESSAGE_GO, s->identity.id,
+			 sizeof(s->identity.id), s->at.go + RUNNING_NS);
+	/*
+	 * The guest waits for nothing of this side any more; spinning might take the processor that
+	 * it runs on.
+	 */
 	vmferry_session_hurry(s->session, 0);
 	/* A send that failed may have reached the other side all the same. */
 	r = r < 0 ? r : take_running(s);
@@ -311,7 +326,8 @@ int source_switchover(struct vmferry_source *s)
 	r = r < 0 ? r : drain(s);
 	r = r < 0 ? r : source_check(s);
 	r = r < 0 ? r : pause_guest(s);
-	deadline = vmferry_now() + READY_NS;
+	deadline = vmferry_now() +
+		   (s->options.downtime_ns > READY_NS ? s->options.downtime_ns : READY_NS);
 	r = r < 0 ? r : send_everything(s, deadline);
 	r = r < 0 ? r : source_expect(s, MESSAGE_READY, deadline, &m);
 	if (r < 0)
@@ -343,7 +359,10 @@ int source_verify(struct vmferry_source *s)
 			r = message_unexpected("source", &m, "hashes");
 		vmferry_message_free(&m);
 	}
-	/* Behind the messages: nobody else takes them in, and over RDMA nothing holds the destination back from sending. */
+	/*
+	 * Behind the messages: nobody else takes them in, and over RDMA nothing holds the
+	 * destination back from sending.
+	 */
 	r = r < 0 ? r : hash_all(here, NULL);
 	if (r == 0) {
 		s->mismatches = verify_compare(here, s->hashes);

@@ -69,6 +69,7 @@ static int flush(struct lane *lane)
 	r = write_all(lane);
 	if (r < 0)
 		return r;
+	lane->given += lane->batch_bytes;
 	lane_count(&lane->counts.bytes, lane->batch_bytes);
 	lane_count(&lane->counts.pages, lane->batch_bytes / VMFERRY_PAGE_SIZE);
 	lane->batch_count = 0;
@@ -110,14 +111,15 @@ static int add_page(struct lane *lane, unsigned int region, uint64_t page)
 }
 
 /*
- * The bits among @taken that need sending. The destination's memory starts as zeroes, so a zero page that was never sent
- * needs nothing; once sent, a page that has become zero is a write like any other.
+ * The bits among @taken that need sending. The destination's memory starts as zeroes, so a zero
+ * page that was never sent needs nothing; once sent, a page that has become zero is a write like
+ * any other.
  */
 static uint64_t without_fresh_zeroes(struct lane *lane, unsigned int region, uint64_t word,
 				     uint64_t taken)
 {
 	const uint8_t *base = lane->pool->map->regions[region].region.base;
-	uint64_t *sent = &lane->pool->sent[region][word];
+	uint64_t *sent = &lane->pool->sets->sent[region][word];
 	uint64_t zeroes = 0;
 
 	for (uint64_t bits = taken & ~*sent; bits != 0; bits &= bits - 1) {
@@ -134,21 +136,63 @@ static uint64_t without_fresh_zeroes(struct lane *lane, unsigned int region, uin
 
 static void record_resent(struct lane *lane, unsigned int region, uint64_t word, uint64_t bits)
 {
-	uint64_t *resent = &lane->pool->resent[region][word];
+	uint64_t *resent = &lane->pool->sets->resent[region][word];
 
 	lane_count(&lane->counts.resent_pages, (uint64_t)__builtin_popcountll(bits & ~*resent));
 	*resent |= bits;
 }
 
+static int word_placed(struct lane *lane, unsigned int region, uint64_t word)
+{
+	page_sets_placed(lane->pool->sets, region, word);
+	return 0;
+}
+
+static int word_ages(struct lane *lane, unsigned int region, uint64_t word)
+{
+	page_sets_age(lane->pool->sets, region, word);
+	return 0;
+}
+
+void lane_all_placed(struct lane *lane)
+{
+	lane_walk(lane, word_placed);
+	lane->taken_at = lane->given;
+}
+
+/*
+ * Between two words: all that was taken is given, or in the batch. A lane places in order, so that
+ * what was taken before the last look is placed when the destination has placed as many bytes.
+ */
+static void look_at_placed(struct lane *lane)
+{
+	uint64_t taken = lane->given + lane->batch_bytes;
+	struct vmferry_lane_stats stats;
+
+	if (taken - lane->taken_at < lane->pool->look_bytes ||
+	    vmferry_lane_stats(lane->pool->session, lane->index, &stats) < 0 ||
+	    stats.placed_bytes < lane->taken_at)
+		return;
+	lane_walk(lane, word_ages);
+	lane->taken_at = taken;
+}
+
 static int sweep_word(struct lane *lane, unsigned int region, uint64_t word)
 {
 	struct dirty_region *r = &lane->pool->map->regions[region];
-	uint64_t bits = dirty_map_take(r, word, ~0ull);
+	uint64_t bits;
 	int e = 0;
 
+	look_at_placed(lane);
+	bits = dirty_map_take(r, word, ~0ull);
 	if (bits == 0)
 		return 0;
 	bits = without_fresh_zeroes(lane, region, word, bits);
+	/*
+	 * From here on the page is not dirty any more: were it lost on its way, only this would
+	 * know of it.
+	 */
+	lane->pool->sets->younger[region][word] |= bits;
 	if (lane->record)
 		record_resent(lane, region, word, bits);
 	for (; bits != 0 && e == 0; bits &= bits - 1)
@@ -157,8 +201,9 @@ static int sweep_word(struct lane *lane, unsigned int region, uint64_t word)
 }
 
 /*
- * Granules are counted from the region's start, not from address 0: so that a map word never lies in two of them. Regions
- * start where the granule count of their predecessors ends, which spreads small regions over the lanes.
+ * Granules are counted from the region's start, not from address 0: so that a map word never lies
+ * in two of them. Regions start where the granule count of their predecessors ends, which spreads
+ * small regions over the lanes.
  */
 static int walk_region(struct lane *lane, unsigned int region, uint64_t first_granule,
 		       lane_visit visit)

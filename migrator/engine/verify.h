@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * --verify: proves that the destination ran from exactly the memory at which the guest was paused, at next to no cost in
- * the blackout. The destination hashes all pages while pre-copy goes on, and in the blackout only those that came since; after
- * the commit the source, whose memory stands still, hashes its own and compares every page.
+ * --verify: proves that the destination ran from exactly the memory at which the guest was paused,
+ * at next to no cost in the blackout. The destination hashes all pages while pre-copy goes on, and
+ * in the blackout only those that came since; after the commit the source, whose memory stands
+ * still, hashes its own and compares every page.
  */
 #ifndef ENGINE_VERIFY_H
 #define ENGINE_VERIFY_H
@@ -21,7 +22,10 @@ int verify_send_resent(struct vmferry_session *session, enum vmferry_channel cha
 int verify_send_hashes(struct vmferry_session *session, const struct hash_table *table,
 		       uint64_t deadline);
 
-/* Copies a HASHES message into the table, raising @received by the number; -EPROTO if it does not fit. */
+/*
+ * Copies a HASHES message into the table, raising @received by the number; -EPROTO if it does not
+ * fit.
+ */
 int verify_take_hashes(const struct vmferry_message *message, struct hash_table *table,
 		       uint64_t *received);
 

@@ -300,8 +300,9 @@ static const struct part parts[] = {
 
 /*
  * CPUID says which bits of the others are valid. Nested state needs EFER.SVME of SREGS, LAPIC its
- * apic_base. The frequency comes before the TSC in the MSRs, and the LAPIC, too: unless its timer is
- * in that mode, TSC_DEADLINE is ignored. Events are last, for SET_REGS drops a pending exception.
+ * apic_base. The frequency comes before the TSC in the MSRs, and the LAPIC, too: unless its timer
+ * is in that mode, TSC_DEADLINE is ignored. Events are last, for SET_REGS drops a pending
+ * exception.
  */
 static const enum section_id load_order[PART_COUNT] = {
 	VCPU_CPUID,  VCPU_MP_STATE, VCPU_REGS,	 VCPU_SREGS2, VCPU_SREGS,

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Booting: reads the guest's files, completes the command line of the built-in one, and sets the entry state. */
+/*
+ * Booting: reads the guest's files, completes the command line of the built-in one, and sets the
+ * entry state.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -87,7 +90,7 @@ static int read_file(const char *path, uint64_t limit, struct file *f)
 	return err;
 }
 
-/* ---- the command line --------------------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 static bool has_word(const char *line, const char *word)
 {
@@ -114,7 +117,7 @@ static int complete_line(const struct vmm *vmm, const char *line, char **out)
 	return asprintf(out, "%s%s%s", line, tsc, vcpus) < 0 ? -ENOMEM : 0;
 }
 
-/* ---- modules ------------------------------------------------------------------------------------------------ */
+/* ---- modules --------------------------------------------------------------------------------- */
 
 static int read_module(const char *string, uint64_t limit, struct loader_module *module)
 {
@@ -150,7 +153,7 @@ static int load_modules(const struct vmm *vmm, const char *const *strings,
 	return err;
 }
 
-/* ---- the entry state ---------------------------------------------------------------------------------------- */
+/* ---- the entry state ------------------------------------------------------------------------- */
 
 static void set_segment(struct kvm_segment *s, uint16_t selector, uint8_t type)
 {

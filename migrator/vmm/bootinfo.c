@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The multiboot information: one block with the structure, the memory map, the module table and all strings, in this
- * order.
+ * The multiboot information: one block with the structure, the memory map, the module table and all
+ * strings, in this order.
  */
 #include <assert.h>
 #include <string.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The multiboot information that a guest finds through EBX, and the PC's memory map that it describes. */
+/*
+ * The multiboot information that a guest finds through EBX, and the PC's memory map that it
+ * describes.
+ */
 #ifndef VMM_BOOTINFO_H
 #define VMM_BOOTINFO_H
 

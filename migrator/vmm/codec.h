@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Little-endian numbers in the byte streams that two VMMs exchange through the library. A reader never passes its end:
- * it returns zeroes and remembers that it failed.
+ * Little-endian numbers in the byte streams that two VMMs exchange through the library. A reader
+ * never passes its end: it returns zeroes and remembers that it failed.
  */
 #ifndef VMM_CODEC_H
 #define VMM_CODEC_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPUID of the guest: what this host's KVM supports, with each vCPU's own APIC id and a topology of one package in which
- * every vCPU is a core with one thread.
+ * CPUID of the guest: what this host's KVM supports, with each vCPU's own APIC id and a topology of
+ * one package in which every vCPU is a core with one thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,7 +18,10 @@
 #define LEVEL_THREAD 1u
 #define LEVEL_CORE   2u
 
-/* KVM may list level 0 of a topology leaf alone; the guest needs the level of cores too. Needs room for one more. */
+/*
+ * KVM may list level 0 of a topology leaf alone; the guest needs the level of cores too. Needs room
+ * for one more.
+ */
 static void add_core_level(struct kvm_cpuid2 *cpuid, uint32_t leaf)
 {
 	bool has[2] = {false, false};

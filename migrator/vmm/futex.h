@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Sleeping on a 32-bit word: one system call wakes all vCPU threads, which is what a resume costs. */
+/*
+ * Sleeping on a 32-bit word: one system call wakes all vCPU threads, which is what a resume costs.
+ */
 #ifndef VMM_FUTEX_H
 #define VMM_FUTEX_H
 
@@ -10,7 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Returns when woken, when *@word is not @value, at the absolute CLOCK_MONOTONIC @deadline, or for no reason. */
+/*
+ * Returns when woken, when *@word is not @value, at the absolute CLOCK_MONOTONIC @deadline, or for
+ * no reason.
+ */
 static inline void futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t deadline)
 {
 	struct timespec at = {

@@ -2,9 +2,10 @@
 /*
  * The VMM's inside: the machine, its vCPUs and how they are commanded.
  *
- * COMMANDS  vmm->word holds a generation and a command. Whoever has vmm->control posts a new word; each vCPU thread
- *           carries out the newest word that it sees and stores it in vcpu->done. A thread that was late finds the next
- *           word and goes on with that, so nothing has to be undone after a timeout.
+ * COMMANDS  vmm->word holds a generation and a command. Whoever has vmm->control posts a new word;
+ *           each vCPU thread carries out the newest word that it sees and stores it in vcpu->done.
+ *           A thread that was late finds the next word and goes on with that, so nothing has to be
+ *           undone after a timeout.
  */
 #ifndef VMM_INTERNAL_H
 #define VMM_INTERNAL_H
@@ -22,7 +23,8 @@
 #define NS_PER_S  1000000000ull
 
 #define HUGE_PAGE_BYTES (2 * MIB)
-#define LOW_END		(3 * GIB) /* memory ends here and goes on at HIGH_START: devices live between */
+/* memory ends here and goes on at HIGH_START: devices live between */
+#define LOW_END		(3 * GIB)
 #define HIGH_START	(4 * GIB)
 #define VMM_MEMORY_MAX	(4096 * GIB)
 #define VMM_REGIONS_MAX 2
@@ -94,8 +96,8 @@ struct vmm {
 	_Atomic bool stopped;
 	_Atomic bool ready;
 	int blackout_error; /* this and the next two: what the destination's closing() said */
-	uint64_t silence_ns
-		[VMM_VCPUS_MAX]; /* between a vCPU's last beat here and its first there, 0: it has none */
+	/* between a vCPU's last beat here and its first there, 0: it has none */
+	uint64_t silence_ns[VMM_VCPUS_MAX];
 	uint64_t peer_faults;
 	char stop_reason[128];
 
@@ -108,7 +110,10 @@ struct vmm {
 
 /* memory.c */
 
-/* Where @memory bytes lie in the guest: the same on every host. Fills address, size and slot; returns how many. */
+/*
+ * Where @memory bytes lie in the guest: the same on every host. Fills address, size and slot;
+ * returns how many.
+ */
 unsigned int memory_layout(uint64_t memory, struct vmferry_region regions[VMM_REGIONS_MAX]);
 int memory_map(struct vmm *vmm);
 void memory_unmap(struct vmm *vmm);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Multiboot loader: finds the header, places ELF32 segments or the one range of an image with address fields, then
- * modules, then the boot information (bootinfo.c).
+ * The Multiboot loader: finds the header, places ELF32 segments or the one range of an image with
+ * address fields, then modules, then the boot information (bootinfo.c).
  */
 #include <elf.h>
 #include <errno.h>
@@ -69,7 +69,7 @@ __attribute__((format(printf, 2, 3))) static int refuse(const struct loader_imag
 	return -ENOEXEC;
 }
 
-/* ---- the header --------------------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 static bool header_at(const struct loader_image *image, size_t offset, struct header *h)
 {
@@ -117,7 +117,7 @@ static int find_header(const struct loader_image *image, size_t *offset, struct 
 	return 0;
 }
 
-/* ---- what goes where ---------------------------------------------------------------------------------------- */
+/* ---- what goes where ------------------------------------------------------------------------- */
 
 static int plan_addresses(const struct loader_image *image, size_t header_offset,
 			  const struct header *h, struct plan *plan)
@@ -264,7 +264,7 @@ static int check_plan(const struct loader_memory *memory, const struct loader_im
 	return 0;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------ */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static uint64_t place_segments(const struct loader_memory *memory, const struct loader_image *image,
 			       const struct plan *plan)
@@ -283,7 +283,10 @@ static uint64_t place_segments(const struct loader_memory *memory, const struct 
 	return end;
 }
 
-/* Low memory is left alone by most guests until they have read what is there, so that is the first choice. */
+/*
+ * Low memory is left alone by most guests until they have read what is there, so that is the first
+ * choice.
+ */
 static uint64_t info_address(const struct plan *plan, uint64_t size, uint64_t end)
 {
 	if (size > LOADER_BASE_END - LOADER_INFO)

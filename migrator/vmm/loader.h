@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Multiboot 1 loader: puts an image, its modules and the boot information into guest memory, as the Multiboot Specification
- * 0.6.96 has it. It works on plain buffers and knows nothing of KVM. The image is not trusted: every offset and address is
- * checked before use.
+ * Multiboot 1 loader: puts an image, its modules and the boot information into guest memory, as the
+ * Multiboot Specification 0.6.96 has it. It works on plain buffers and knows nothing of KVM. The
+ * image is not trusted: every offset and address is checked before use.
  */
 #ifndef VMM_LOADER_H
 #define VMM_LOADER_H
@@ -38,7 +38,10 @@ struct loader_entry {
 	uint32_t ebx; /* address of the boot information; EAX is MULTIBOOT_MAGIC_EAX */
 };
 
-/* -ENOEXEC with the reason logged if the image cannot be booted here. Memory may have been written even then. */
+/*
+ * -ENOEXEC with the reason logged if the image cannot be booted here. Memory may have been written
+ * even then.
+ */
 int loader_load(const struct loader_memory *memory, const struct loader_image *image,
 		struct loader_entry *entry);
 

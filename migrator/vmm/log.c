@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMM's log. It is apart from the library's, whose log functions are private to it: a VMM has messages of its own.
+ * The VMM's log. It is apart from the library's, whose log functions are private to it: a VMM has
+ * messages of its own.
  */
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory: one memory file for each region, mapped shared and given to KVM as a slot. Fresh ones are holes, so memory
- * that the guest never touches costs nothing and reads as zeroes.
+ * Guest memory: one memory file for each region, mapped shared and given to KVM as a slot. Fresh
+ * ones are holes, so memory that the guest never touches costs nothing and reads as zeroes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -53,10 +53,10 @@ static void *reserve_aligned(uint64_t size)
 }
 
 /*
- * A file on a tmpfs of our own that has huge pages where madvise() asks for them. For a memfd that is up to the administrator, in
- * transparent_hugepage/shmem_enabled, and "never" by default: then the first touch of memory costs three times as much. Needs
- * CAP_SYS_ADMIN; a negative errno where it cannot be had. The mount is never attached, so nobody else sees it and it goes
- * with the file.
+ * A file on a tmpfs of our own that has huge pages where madvise() asks for them. For a memfd that
+ * is up to the administrator, in transparent_hugepage/shmem_enabled, and "never" by default: then
+ * the first touch of memory costs three times as much. Needs CAP_SYS_ADMIN; a negative errno where
+ * it cannot be had. The mount is never attached, so nobody else sees it and it goes with the file.
  */
 static int huge_tmpfs_file(void)
 {
@@ -66,7 +66,9 @@ static int huge_tmpfs_file(void)
 
 	if (context < 0)
 		return -errno;
-	/* A size of 0 is no limit, as memfds have none; the default is half of the host's memory. */
+	/*
+	 * A size of 0 is no limit, as memfds have none; the default is half of the host's memory.
+	 */
 	if (fsconfig(context, FSCONFIG_SET_STRING, "huge", "advise", 0) == 0 &&
 	    fsconfig(context, FSCONFIG_SET_STRING, "size", "0", 0) == 0 &&
 	    fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)

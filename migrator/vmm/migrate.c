@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the library asks of a VMM, on both sides, and the blackout as heartbeats show it: the destination's closing() tells
- * when each vCPU's first beat came there, the source's committed() compares that with the last beat here.
+ * What the library asks of a VMM, on both sides, and the blackout as heartbeats show it: the
+ * destination's closing() tells when each vCPU's first beat came there, the source's committed()
+ * compares that with the last beat here.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,10 @@
 #define FIRST_BEAT_NS (1 * NS_PER_S)
 #define BEAT_LOOK_NS  200000
 
-/* CLOCK_MONOTONIC is the same clock on both sides only if this is the same. Zeroes when it cannot be had. */
+/*
+ * CLOCK_MONOTONIC is the same clock on both sides only if this is the same. Zeroes when it cannot
+ * be had.
+ */
 static void read_boot_id(char id[BOOT_ID_BYTES])
 {
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
@@ -33,7 +37,7 @@ static void read_boot_id(char id[BOOT_ID_BYTES])
 	close(fd);
 }
 
-/* ---- source ------------------------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 static int source_describe(void *ctx, struct vmferry_blob *out)
 {
@@ -68,7 +72,10 @@ static int source_save(void *ctx, struct vmferry_blob *state)
 	return state_save(ctx, state);
 }
 
-/* One vCPU: 0 and how long it was silent, or -ENODATA. A vCPU that never beats on either side does not count: 0. */
+/*
+ * One vCPU: 0 and how long it was silent, or -ENODATA. A vCPU that never beats on either side does
+ * not count: 0.
+ */
 static int observe_vcpu(const struct vcpu *v, uint64_t first, uint64_t *silence)
 {
 	uint64_t last = atomic_load_explicit(&v->last_ns, memory_order_relaxed);
@@ -124,7 +131,7 @@ const struct vmferry_source_ops vmm_source_ops = {
 	.committed = source_committed,
 };
 
-/* ---- destination -------------------------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 static int destination_check(void *ctx, const void *data, size_t length,
 			     struct vmferry_problems *problems)
@@ -153,7 +160,10 @@ static int destination_prepare(void *ctx, const void *data, size_t length, struc
 		.ring_entries = spec.ring_entries,
 		.console_fd = arrival->console_fd,
 	};
-	/* The ring is for leaving again: a host without it, or with a smaller one, is no worse a home. */
+	/*
+	 * The ring is for leaving again: a host without it, or with a smaller one, is no worse a
+	 * home.
+	 */
 	if (config.tracker == VMFERRY_TRACKER_RING)
 		config.tracker = VMFERRY_TRACKER_AUTO;
 	err = vmm_new(&config, &arrival->vmm);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machine's three devices: console, heartbeat and status, all of them ports that take bytes. Everything else reads as
- * all ones, as an empty bus does.
+ * The machine's three devices: console, heartbeat and status, all of them ports that take bytes.
+ * Everything else reads as all ones, as an empty bus does.
  */
 #include <poll.h>
 #include <string.h>
@@ -20,8 +20,8 @@ static bool writable(int fd)
 }
 
 /*
- * Never waits: a console that nobody reads must not hold up a vCPU. Text stays in the buffer until there is room, and
- * is dropped when the buffer is full too.
+ * Never waits: a console that nobody reads must not hold up a vCPU. Text stays in the buffer until
+ * there is room, and is dropped when the buffer is full too.
  */
 static void flush_locked(struct console *c)
 {

@@ -33,9 +33,11 @@ static const char *const tracker_names[] = {
 };
 #define TRACKER_COUNT (sizeof(tracker_names) / sizeof(tracker_names[0]))
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/* ---- writing --------------------------------------------------------------------------------- */
 
-/* json_object_object_add() takes what json_object_new_*() made, which may be NULL without memory. */
+/*
+ * json_object_object_add() takes what json_object_new_*() made, which may be NULL without memory.
+ */
 static int add(struct json_object *o, const char *key, struct json_object *value)
 {
 	if (!value || json_object_object_add(o, key, value) < 0) {
@@ -110,7 +112,7 @@ out_json:
 	return err;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int malformed(const char *what)
 {

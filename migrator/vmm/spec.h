@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The description of a machine that its source sends ahead: JSON for what the VMM made, and KVM's part as the library
- * gives it. It comes from a peer and is not trusted.
+ * The description of a machine that its source sends ahead: JSON for what the VMM made, and KVM's
+ * part as the library gives it. It comes from a peer and is not trusted.
  */
 #ifndef VMM_SPEC_H
 #define VMM_SPEC_H
@@ -21,8 +21,8 @@ struct spec {
 int spec_encode(const struct vmm *vmm, const struct vmferry_blob *kvm, struct vmferry_blob *out);
 
 /*
- * -EPROTO with the reason logged for bytes that make no sense. What makes sense but cannot be had here, like a device
- * of a newer version, is added to @problems, unless that is NULL.
+ * -EPROTO with the reason logged for bytes that make no sense. What makes sense but cannot be had
+ * here, like a device of a newer version, is added to @problems, unless that is NULL.
  */
 int spec_decode(const void *data, size_t length, struct spec *spec,
 		struct vmferry_problems *problems);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The machine's state: records of a type, an index, a length and bytes. Each vCPU's thread saves and loads its own.
+ * The machine's state: records of a type, an index, a length and bytes. Each vCPU's thread saves
+ * and loads its own.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,7 +36,7 @@ static int put_blob(struct vmferry_blob *out, const struct vmferry_blob *blob)
 	return vmferry_blob_append(out, vmferry_blob_data(blob), vmferry_blob_size(blob));
 }
 
-/* ---- saving ------------------------------------------------------------------------------------------------- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 static void begin_locked(struct vmm *vmm)
 {
@@ -126,7 +127,7 @@ int state_save(struct vmm *vmm, struct vmferry_blob *out)
 	return err;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------ */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 struct loaded {
 	struct {
@@ -217,7 +218,10 @@ int state_load(struct vmm *vmm, const void *data, size_t length)
 		vmm->vcpu[i].was_beating = l.vcpu[i].beating;
 		err = give_vcpu(&vmm->vcpu[i], &l.vcpu[i].bytes);
 	}
-	/* vCPUs first: loading the IOAPIC may raise an interrupt, which a LAPIC loaded later would forget. */
+	/*
+	 * vCPUs first: loading the IOAPIC may raise an interrupt, which a LAPIC loaded later would
+	 * forget.
+	 */
 	if (!err)
 		err = load_vcpus(vmm);
 	if (!err)

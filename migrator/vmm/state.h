@@ -6,8 +6,9 @@
 #include "internal.h"
 
 /*
- * Lets the vCPU threads begin to save their state, so that it happens while the library harvests the last pages. Only
- * when paused, and with every vCPU: an interrupt from one that still ran could be lost.
+ * Lets the vCPU threads begin to save their state, so that it happens while the library harvests
+ * the last pages. Only when paused, and with every vCPU: an interrupt from one that still ran could
+ * be lost.
  */
 void state_save_begin(struct vmm *vmm);
 
@@ -15,8 +16,8 @@ void state_save_begin(struct vmm *vmm);
 int state_save(struct vmm *vmm, struct vmferry_blob *out);
 
 /*
- * Saves once for nothing: a thread's first save or load costs milliseconds for its heap and for code that was never run,
- * and the next one is within a blackout.
+ * Saves once for nothing: a thread's first save or load costs milliseconds for its heap and for
+ * code that was never run, and the next one is within a blackout.
  */
 int state_warm_up(struct vmm *vmm);
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vCPUs: a thread each, commanded by one word (see internal.h), and the run loop. A thread sleeps on the word while it has
- * nothing to do; in KVM_RUN a signal gets it out.
+ * vCPUs: a thread each, commanded by one word (see internal.h), and the run loop. A thread sleeps
+ * on the word while it has nothing to do; in KVM_RUN a signal gets it out.
  *
- * KICK  The poster stores the word, then immediate_exit, then signals. The thread clears immediate_exit, then looks at
- *       the word, then enters. Whichever way these interleave, either the thread sees the new word, or immediate_exit is
- *       set when it enters and KVM_RUN returns at once: no kick is lost, and the handler has nothing to do.
+ * KICK  The poster stores the word, then immediate_exit, then signals. The thread clears
+ *       immediate_exit, then looks at the word, then enters. Whichever way these interleave, either
+ *       the thread sees the new word, or immediate_exit is set when it enters and KVM_RUN returns
+ *       at once: no kick is lost, and the handler has nothing to do.
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,10 +24,11 @@
 #include "futex.h"
 #include "log.h"
 
-#define KICK_SIGNAL	 (SIGRTMIN + 1)
-#define IDLE_NS		 (60 * NS_PER_S) /* a sleeper looks around; it needs not, the word is the signal */
-#define RING_FULL_NS	 100000		 /* back off when a ring is full and nobody harvests */
-#define RETIRE_RUNS_MAX	 4096u		 /* a string I/O instruction may exit once for each page */
+#define KICK_SIGNAL (SIGRTMIN + 1)
+/* a sleeper looks around; it needs not, the word is the signal */
+#define IDLE_NS		 (60 * NS_PER_S)
+#define RING_FULL_NS	 100000 /* back off when a ring is full and nobody harvests */
+#define RETIRE_RUNS_MAX	 4096u	/* a string I/O instruction may exit once for each page */
 #define SUBERROR_DETAILS 2u
 
 static void set_immediate_exit(struct vcpu *v, uint8_t value)
@@ -34,7 +36,7 @@ static void set_immediate_exit(struct vcpu *v, uint8_t value)
 	__atomic_store_n(&v->run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
-/* ---- commands ----------------------------------------------------------------------------------------------- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
 static void kick_all(struct vmm *vmm)
 {
@@ -110,7 +112,7 @@ static uint32_t next_word(struct vcpu *v, uint32_t seen)
 	return word;
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 void vmm_stop(struct vmm *vmm, const char *fmt, ...)
 {
@@ -196,7 +198,10 @@ static void handle_exit(struct vcpu *v, uint64_t now)
 	}
 }
 
-/* One KVM_RUN and what it exits with. False when it did not run: a kick, or an error that has stopped the guest. */
+/*
+ * One KVM_RUN and what it exits with. False when it did not run: a kick, or an error that has
+ * stopped the guest.
+ */
 static bool run_once(struct vcpu *v)
 {
 	if (ioctl(v->fd, KVM_RUN, 0) == 0) {
@@ -211,8 +216,8 @@ static bool run_once(struct vcpu *v)
 }
 
 /*
- * KVM completes an I/O or MMIO instruction only at the next KVM_RUN: with immediate_exit set it does that and no more. A
- * string instruction may exit again instead.
+ * KVM completes an I/O or MMIO instruction only at the next KVM_RUN: with immediate_exit set it
+ * does that and no more. A string instruction may exit again instead.
  */
 static void retire(struct vcpu *v)
 {
@@ -227,7 +232,10 @@ static void run_guest(struct vcpu *v, uint32_t word)
 {
 	struct vmm *vmm = v->vmm;
 
-	/* Tells a guest with kvmclock that it was paused, for its watchdogs; EINVAL when it has none. */
+	/*
+	 * Tells a guest with kvmclock that it was paused, for its watchdogs; EINVAL when it has
+	 * none.
+	 */
 	ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0);
 	set_immediate_exit(v, 0);
 	while (atomic_load(&vmm->word) == word && !atomic_load(&vmm->stopped))
@@ -235,7 +243,7 @@ static void run_guest(struct vcpu *v, uint32_t word)
 	retire(v);
 }
 
-/* ---- the thread --------------------------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static int save_state(struct vcpu *v)
 {
@@ -340,7 +348,10 @@ int vcpu_create(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid)
 		vmm_error("vcpu %u: kvm cannot create it: %s", vcpu->index, strerror(-err));
 		return err;
 	}
-	/* Present from the beginning: else the first exits of a guest that has arrived wait for page faults. */
+	/*
+	 * Present from the beginning: else the first exits of a guest that has arrived wait for
+	 * page faults.
+	 */
 	run = mmap(NULL, vcpu->vmm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
 		   vcpu->fd, 0);
 	if (run == MAP_FAILED) {

@@ -19,7 +19,7 @@
 
 #define PAUSE_NS (1 * NS_PER_S)
 
-/* ---- making ------------------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static int check_config(const struct vmm_config *c)
 {
@@ -234,7 +234,10 @@ void vmm_free(struct vmm **vmm)
 	struct vmm *v = *vmm;
 
 	*vmm = NULL;
-	/* A thread that is stuck in the kernel still uses all this: losing the memory is the lesser evil. */
+	/*
+	 * A thread that is stuck in the kernel still uses all this: losing the memory is the lesser
+	 * evil.
+	 */
 	if (!v || !end_threads(v))
 		return;
 	console_flush(&v->console);
@@ -252,7 +255,7 @@ void vmm_free(struct vmm **vmm)
 	free(v);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 int vmm_resume(struct vmm *vmm)
 {

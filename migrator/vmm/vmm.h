@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The reference VMM: a small machine on KVM that runs multiboot guests. It uses the library's public headers only, as any
- * VMM would, and is what the command line drives.
+ * The reference VMM: a small machine on KVM that runs multiboot guests. It uses the library's
+ * public headers only, as any VMM would, and is what the command line drives.
  *
- * THREADS  One thread for each vCPU. All functions may be called from any one other thread at a time; vmm_pause(),
- *          vmm_resume(), vmm_save() may be called from the migration's control thread.
+ * THREADS  One thread for each vCPU. All functions may be called from any one other thread at a
+ *          time; vmm_pause(), vmm_resume(), vmm_save() may be called from the migration's control
+ *          thread.
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -18,7 +19,8 @@
 #define VMM_VCPUS_MAX  16
 
 enum vmm_pages {
-	VMM_PAGES_THP, /* 4 KiB pages, transparent huge pages where the system gives them (default) */
+	/* 4 KiB pages, transparent huge pages where the system gives them (default) */
+	VMM_PAGES_THP,
 	VMM_PAGES_4K,
 	VMM_PAGES_HUGE, /* 2 MiB huge pages from the pool */
 };
@@ -38,18 +40,22 @@ struct vmm_config {
 struct vmm;
 
 /*
- * Where the VMM's own messages go; like vmferry_set_log(), but until it is called errors and warnings go to standard
- * error. Process-wide, before the first VMM is made.
+ * Where the VMM's own messages go; like vmferry_set_log(), but until it is called errors and
+ * warnings go to standard error. Process-wide, before the first VMM is made.
  */
 void vmm_set_log(vmferry_log_fn fn, void *ctx, enum vmferry_log_level level);
 
-/* Makes VM, memory, vCPUs and their threads; nothing runs. -ENODEV without /dev/kvm, with the remedy logged. */
+/*
+ * Makes VM, memory, vCPUs and their threads; nothing runs. -ENODEV without /dev/kvm, with the
+ * remedy logged.
+ */
 int vmm_new(const struct vmm_config *config, struct vmm **vmm);
 void vmm_free(struct vmm **vmm);
 
 /*
- * Loads a multiboot ELF image (@file NULL: the reference guest that is built in), its command line and optional modules
- * (files, "PATH ARGS"), and sets vCPU 0 to the multiboot entry state. -ENOEXEC with the reason logged.
+ * Loads a multiboot ELF image (@file NULL: the reference guest that is built in), its command line
+ * and optional modules (files, "PATH ARGS"), and sets vCPU 0 to the multiboot entry state. -ENOEXEC
+ * with the reason logged.
  */
 int vmm_boot(struct vmm *vmm, const char *file, const char *command_line,
 	     const char *const *modules, unsigned int module_count);
@@ -61,29 +67,32 @@ int vmm_pause(struct vmm *vmm);
 /* The machine as the library wants it; the arrays are the vmm's. */
 void vmm_describe_vm(const struct vmm *vmm, struct vmferry_vm *vm);
 
-/* Tells the vCPU threads which migration to turn to when a dirty ring is full. NULL when it is over. */
+/*
+ * Tells the vCPU threads which migration to turn to when a dirty ring is full. NULL when it is
+ * over.
+ */
 void vmm_set_source(struct vmm *vmm, struct vmferry_source *source);
 
 /*
- * The migration callbacks of a running VM: ctx is the struct vmm. They stamp and gather what the heartbeats need:
- * see vmm_observed_blackout().
+ * The migration callbacks of a running VM: ctx is the struct vmm. They stamp and gather what the
+ * heartbeats need: see vmm_observed_blackout().
  */
 extern const struct vmferry_source_ops vmm_source_ops;
 
 /*
- * The destination's: ctx is a struct vmm_arrival, zeroed but for its first part. prepare() makes the vmm from the source's
- * description; after run() it is the caller's.
+ * The destination's: ctx is a struct vmm_arrival, zeroed but for its first part. prepare() makes
+ * the vmm from the source's description; after run() it is the caller's.
  */
 struct vmm_arrival {
 	int console_fd;
 	int numa_node;
-	uint64_t
-		memory_limit; /* refuse a guest with more memory than this; 0: what the host has free */
-	struct vmm *vmm;      /* out */
+	/* refuse a guest with more memory than this; 0: what the host has free */
+	uint64_t memory_limit;
+	struct vmm *vmm; /* out */
 };
 extern const struct vmferry_destination_ops vmm_destination_ops;
 
-/* ---- observation -------------------------------------------------------------------------------------------- */
+/* ---- observation ----------------------------------------------------------------------------- */
 
 struct vmm_vcpu_pulse {
 	uint64_t beats;	     /* since this VMM runs it */
@@ -107,16 +116,22 @@ struct vmm_status {
 void vmm_status(const struct vmm *vmm, struct vmm_status *status);
 
 /*
- * After a migration away: the longest time between the last beat here and the first beat there over all vCPUs, in
- * nanoseconds, from the words that the destination's closing() sent. -ENODATA if a vCPU had no beat on one side, -EXDEV if
- * the clocks are those of two hosts and cannot be compared.
+ * After a migration away: the longest time between the last beat here and the first beat there over
+ * all vCPUs, in nanoseconds, from the words that the destination's closing() sent. -ENODATA if a
+ * vCPU had no beat on one side, -EXDEV if the clocks are those of two hosts and cannot be compared.
  */
 int vmm_observed_blackout(const struct vmm *vmm, uint64_t *ns);
 
-/* The same of one vCPU; 0 where vmm_observed_blackout() has nothing, or for a vCPU that does not beat. */
+/*
+ * The same of one vCPU; 0 where vmm_observed_blackout() has nothing, or for a vCPU that does not
+ * beat.
+ */
 uint64_t vmm_observed_silence(const struct vmm *vmm, unsigned int vcpu);
 
-/* Faults that the guest had found at the destination when closing() was called (it waits for first beats). */
+/*
+ * Faults that the guest had found at the destination when closing() was called (it waits for first
+ * beats).
+ */
 uint64_t vmm_peer_faults(const struct vmm *vmm);
 
 #endif

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Who may include whom. Arrows run one way: cli -> vmm -> public headers <- engine -> {dirty, transport}.
+# Who may include whom. Arrows run one way: cli -> {vmm, qemu} -> public headers <- engine -> {dirty, transport}.
 BEGIN {
 	may["include"] = " include "
 	may["common"] = " include common "
@@ -8,7 +8,8 @@ BEGIN {
 	may["kvm"] = " include common kvm "
 	may["engine"] = " include common dirty engine "
 	may["vmm"] = " include vmm "
-	may["cli"] = " include vmm cli "
+	may["qemu"] = " include qemu "
+	may["cli"] = " include vmm qemu cli "
 	for (part in may)
 		parts[part]
 }

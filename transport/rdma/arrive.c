@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The destination's half of a lane: the device places what the source writes, and this side hears only of fences, which it answers.
- * Everything here happens under the session's poll_lock.
+ * The destination's half of a lane: the device places what the source writes, and this side hears
+ * only of fences, which it answers. Everything here happens under the session's poll_lock.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -13,25 +13,11 @@
 
 #define POLL_BATCH 16
 
-/*
- * A flush does not say why. If the source was refused, it knows and ends the session with the reason, and if it has gone, the control
- * connection says so: both within moments. The service ends the session should neither happen.
- */
-static int lost(struct rdma_lane *l)
-{
-	uint64_t never = 0;
-
-	atomic_compare_exchange_strong(&l->rdma->lane_lost, &never, vmferry_now());
-	return -ECONNRESET;
-}
-
 static int take_fence(struct rdma_lane *l, const struct ibv_wc *wc)
 {
 	uint32_t epoch = ntohl(wc->imm_data);
 	int ret;
 
-	if (wc->status == IBV_WC_WR_FLUSH_ERR)
-		return lost(l);
 	if (wc->status != IBV_WC_SUCCESS)
 		return rdma_wc_failed(l->lane.session, "lane", l->lane.number, wc);
 	/* Only who holds poll_lock writes lane.reached: no other lock is needed to read it. */
@@ -65,7 +51,10 @@ static int reap_answers(struct rdma_lane *l)
 	return 0;
 }
 
-/* One answer, for the last of the fences that have come; nothing if the queue is full, and the next poll tries again. */
+/*
+ * One answer, for the last of the fences that have come; nothing if the queue is full, and the next
+ * poll tries again.
+ */
 static int answer(struct rdma_lane *l)
 {
 	struct lane_arrivals *in = &l->in;
@@ -99,12 +88,17 @@ static int take_in(struct rdma_lane *l)
 		l->receives -= (unsigned int)n;
 	for (int i = 0; ret == 0 && i < n; i++)
 		ret = take_fence(l, &wc[i]);
-	/* What became of earlier answers matters to the next one only; that a link is broken shows by its receives. */
+	/*
+	 * What became of earlier answers matters to the next one only; that a link is broken shows
+	 * by its receives.
+	 */
 	if (ret == 0 && l->in.owed)
 		ret = reap_answers(l);
 	if (ret == 0 && l->in.owed)
 		ret = answer(l);
-	/* Nothing tells when the queue is not full any more: until then, whoever polls shall go on. */
+	/*
+	 * Nothing tells when the queue is not full any more: until then, whoever polls shall go on.
+	 */
 	return ret < 0 ? ret : n > 0 || l->in.owed;
 }
 

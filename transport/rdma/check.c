@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The ports of this host's devices. Nothing is logged: who asks wants to know, and to have no device is no failure. */
+/*
+ * The ports of this host's devices. Nothing is logged: who asks wants to know, and to have no
+ * device is no failure.
+ */
 #include <errno.h>
 #include <infiniband/verbs.h>
 #include <stdio.h>

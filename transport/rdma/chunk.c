@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One chunk and the devices. Nearly all of the time goes into populating: soft-RoCE registers 1 GiB of populated memory in a hundredth of
- * what it needs for untouched memory (Linux 6.1). So that is done before, in steps that can be given up between.
+ * One chunk and the devices. Nearly all of the time goes into populating: soft-RoCE registers 1 GiB
+ * of populated memory in a hundredth of what it needs for untouched memory (Linux 6.1). So that is
+ * done before, in steps that can be given up between.
  */
 #include <errno.h>
 #include <string.h>
@@ -32,7 +33,7 @@ static int failed(const struct rdma_chunk *chunk, int error)
 	return session_fail(session_of(chunk), -error, "memory cannot be registered");
 }
 
-/* ---- populating ----------------------------------------------------------------------------------------------- */
+/* ---- populating ------------------------------------------------------------------------------ */
 
 static int populate_failed(const struct rdma_chunk *chunk, uint64_t offset, int error)
 {
@@ -67,15 +68,21 @@ static int populate(const struct rdma_chunk *chunk)
 			return -ECANCELED;
 		if (madvise(base + at, n, MADV_POPULATE_WRITE) == 0)
 			continue;
-		/* Linux before 5.14 does not know it: registering populates as well, only all in one piece. */
+		/*
+		 * Linux before 5.14 does not know it: registering populates as well, only all in
+		 * one piece.
+		 */
 		return errno == EINVAL ? 0 : populate_failed(chunk, at, errno);
 	}
 	return 0;
 }
 
-/* ---- registering ---------------------------------------------------------------------------------------------- */
+/* ---- registering ----------------------------------------------------------------------------- */
 
-/* No access at all is enough for the source: its device only reads, and only what its own queues name. */
+/*
+ * No access at all is enough for the source: its device only reads, and only what its own queues
+ * name.
+ */
 static unsigned int access_of(const struct rdma_chunk *chunk)
 {
 	const struct vmferry_memory *m = chunk->memory->memory;
@@ -91,7 +98,10 @@ static unsigned int access_of(const struct rdma_chunk *chunk)
 	return access;
 }
 
-/* At its session address: so what goes over the wire is no pointer of this process, and both sides name the same place alike. */
+/*
+ * At its session address: so what goes over the wire is no pointer of this process, and both sides
+ * name the same place alike.
+ */
 static struct ibv_mr *make_region(const struct rdma_chunk *chunk, const struct rdma_rail *rail,
 				  unsigned int access)
 {
@@ -101,7 +111,10 @@ static struct ibv_mr *make_region(const struct rdma_chunk *chunk, const struct r
 			       m->address + chunk->offset, access);
 }
 
-/* Which error says that a device cannot after all, or not with this memory, is not the same everywhere: any is taken for that. */
+/*
+ * Which error says that a device cannot after all, or not with this memory, is not the same
+ * everywhere: any is taken for that.
+ */
 static struct ibv_mr *make_on_demand(const struct rdma_chunk *chunk, const struct rdma_rail *rail,
 				     unsigned int access)
 {
@@ -186,7 +199,10 @@ void chunk_unpin(struct rdma_chunk *chunk)
 		/* The device was removed, and the kernel has let go of the pages. */
 		if (error == EIO)
 			continue;
-		/* Its pages stay pinned, so whatever the device still does to them hits nobody else's. */
+		/*
+		 * Its pages stay pinned, so whatever the device still does to them hits nobody
+		 * else's.
+		 */
 		if (error != 0)
 			log_error(
 				"session %s: memory at 0x%llx stays registered: %s: the pages are lost "

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Registered memory as its own parts see it: cut into chunks, each of them made known to the devices by itself, so that writing can begin
- * with the first and what is never written to is never pinned.
+ * Registered memory as its own parts see it: cut into chunks, each of them made known to the
+ * devices by itself, so that writing can begin with the first and what is never written to is never
+ * pinned.
  *
  *   memory.c     where chunks begin and end, and what the rest of the transport calls
  *   registrar.c  what is to be pinned, the threads that do it, and what the peer is told of it
  *   chunk.c      populating, pinning and letting go of one chunk
  *   memlock.c    how much this process may pin
  *
- * LOCKS    rdma_registrar.lock is for all that is said to be under it. Whoever takes it may hold the lock of the session's table of
- *          memory, and nothing is taken under it. It is never held while a device or the peer is at work, nor over session_fail(), which
- *          takes it to wake those who wait.
- * ORDER    A chunk's regions and @pinned are written by who has set it to PINNING and are read by others once they have seen it READY:
- *          hence release and acquire. Lanes look at the state without the lock.
+ * LOCKS    rdma_registrar.lock is for all that is said to be under it. Whoever takes it may hold
+ *          the lock of the session's table of memory, and nothing is taken under it. It is never
+ *          held while a device or the peer is at work, nor over session_fail(), which takes it to
+ *          wake those who wait.
+ * ORDER    A chunk's regions and @pinned are written by who has set it to PINNING and are read by
+ *          others once they have seen it READY: hence release and acquire. Lanes look at the state
+ *          without the lock.
  */
 #ifndef RDMA_CHUNK_H
 #define RDMA_CHUNK_H
@@ -28,7 +31,8 @@ enum chunk_state {
 	CHUNK_QUEUED,
 	CHUNK_PINNING, /* one thread's; at the destination until the source has been told */
 	CHUNK_READY,
-	CHUNK_FAILED, /* and with it the session, unless the memory was deregistered or revoked meanwhile */
+	/* and with it the session, unless the memory was deregistered or revoked meanwhile */
+	CHUNK_FAILED,
 };
 
 struct rdma_chunk {
@@ -82,18 +86,26 @@ static inline enum chunk_state chunk_state(const struct rdma_chunk *chunk)
 	return atomic_load_explicit(&chunk->state, memory_order_acquire);
 }
 
-/* ---- registrar.c ---------------------------------------------------------------------------------------------- */
+/* ---- registrar.c ----------------------------------------------------------------------------- */
 
 /* Starts the threads if they do not run. The rails are there. */
 int registrar_start(struct rdma_registrar *registrar);
 
-/* Lock held. To be pinned by one of the threads; one that is @wanted before all that are not. Does nothing if it is past that. */
+/*
+ * Lock held. To be pinned by one of the threads; one that is @wanted before all that are not. Does
+ * nothing if it is past that.
+ */
 void registrar_queue(struct rdma_registrar *registrar, struct rdma_chunk *chunk, bool wanted);
 
-/* Lock held, given up meanwhile. Pins a chunk that is EMPTY or QUEUED and tells the source; the session has failed otherwise. */
+/*
+ * Lock held, given up meanwhile. Pins a chunk that is EMPTY or QUEUED and tells the source; the
+ * session has failed otherwise.
+ */
 int registrar_pin(struct rdma_registrar *registrar, struct rdma_chunk *chunk);
 
-/* Lock held, given up meanwhile. From its return on nobody works on this memory, and nobody will. */
+/*
+ * Lock held, given up meanwhile. From its return on nobody works on this memory, and nobody will.
+ */
 void registrar_withdraw(struct rdma_registrar *registrar, struct rdma_memory *memory);
 
 /* Destination: the source shall not write to it any more. */
@@ -101,21 +113,26 @@ void registrar_tell_gone(struct rdma_registrar *registrar, const struct vmferry_
 
 void registrar_wake(struct rdma_registrar *registrar);
 
-/* ---- chunk.c -------------------------------------------------------------------------------------------------- */
+/* ---- chunk.c --------------------------------------------------------------------------------- */
 
-/* Populates (destination) and registers on every rail. Ends the session if it cannot, and logs why. */
+/*
+ * Populates (destination) and registers on every rail. Ends the session if it cannot, and logs why.
+ */
 int chunk_pin(struct rdma_chunk *chunk);
 
 /* Takes it from the devices, as far as it was there. */
 void chunk_unpin(struct rdma_chunk *chunk);
 
-/* ---- memlock.c ------------------------------------------------------------------------------------------------ */
+/* ---- memlock.c ------------------------------------------------------------------------------- */
 
 #define MEMLOCK_REMEDY \
 	"each rail's pages count: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a unit) or give CAP_IPC_LOCK"
 #define MEMLOCK_TEXT 32
 
-/* Whether so many bytes, all that is pinned together, can be pinned on every rail: false if the kernel is sure to refuse. */
+/*
+ * Whether so many bytes, all that is pinned together, can be pinned on every rail: false if the
+ * kernel is sure to refuse.
+ */
 bool memlock_allows(const struct rdma_session *session, uint64_t bytes);
 
 /* The limit, in words. */

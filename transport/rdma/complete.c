@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's half of a lane, inward: completions, the destination's answers to fences, and waiting for either. */
+/*
+ * The source's half of a lane, inward: completions, the destination's answers to fences, and
+ * waiting for either.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
@@ -10,18 +13,34 @@
 #define POLL_BATCH 16
 /* As long as sleeping and being woken takes. */
 #define SPIN_NS (20 * NS_PER_US)
-/* An event that got lost, by whatever fault of a device, costs a tenth of a second and not the session. */
+/*
+ * An event that got lost, by whatever fault of a device, costs a tenth of a second and not the
+ * session.
+ */
 #define DOZE_NS	    (100 * NS_PER_MS)
 #define DRAIN_NS    NS_PER_S
 #define DRAIN_LOOKS 20 /* in a millisecond */
 /* Acknowledging takes a lock. */
 #define ACK_EVENTS 64
 
-/* By an acknowledgement of the device or by the answer to a fence, whichever comes first: nothing orders these two. */
+/*
+ * By an acknowledgement of the device or by the answer to a fence, whichever comes first: nothing
+ * orders these two.
+ */
 static void tell_placed(struct rdma_lane *l, uint64_t bytes)
 {
 	if (bytes > counter_get(&l->lane.counters.placed_bytes))
 		counter_set(&l->lane.counters.placed_bytes, bytes);
+}
+
+/* Why a request was flushed is known within moments: whoever waits goes on doing so until then. */
+static int completion_failed(struct rdma_lane *l, const struct ibv_wc *wc)
+{
+	int ret = rdma_wc_failed(l->lane.session, "lane", l->lane.number, wc);
+
+	if (wc->status == IBV_WC_WR_FLUSH_ERR && !atomic_load(&l->lane.session->revoked))
+		return session_error(l->lane.session);
+	return ret;
 }
 
 /* What was sent and has completed. */
@@ -37,7 +56,7 @@ static int reap_sent(struct rdma_lane *l)
 	for (int i = 0; i < n; i++) {
 		out->done = wc[i].wr_id;
 		if (wc[i].status != IBV_WC_SUCCESS) {
-			ret = rdma_wc_failed(l->lane.session, "lane", l->lane.number, &wc[i]);
+			ret = completion_failed(l, &wc[i]);
 			continue;
 		}
 		out->placed = out->given_at[out->done % l->link.send_depth];
@@ -65,17 +84,6 @@ static int hear_answer(struct rdma_lane *l, const struct ibv_wc *wc)
 	return lane_repost(l, LANE_ANSWER_RECVS);
 }
 
-/* A receive is only ever flushed, and why is known where the requests complete: of both queues that one comes first. */
-static int receive_failed(struct rdma_lane *l, const struct ibv_wc *wc)
-{
-	int ret;
-
-	do
-		ret = reap_sent(l);
-	while (ret > 0);
-	return ret < 0 ? ret : rdma_wc_failed(l->lane.session, "lane", l->lane.number, wc);
-}
-
 static int reap_answers(struct rdma_lane *l)
 {
 	struct ibv_wc wc[POLL_BATCH];
@@ -87,7 +95,7 @@ static int reap_answers(struct rdma_lane *l)
 	l->receives -= (unsigned int)n;
 	for (int i = 0; ret == 0 && i < n; i++)
 		ret = wc[i].status == IBV_WC_SUCCESS ? hear_answer(l, &wc[i])
-						     : receive_failed(l, &wc[i]);
+						     : completion_failed(l, &wc[i]);
 	return ret < 0 ? ret : n;
 }
 
@@ -102,7 +110,7 @@ int lane_reap(struct rdma_lane *l)
 	return heard < 0 ? heard : sent + heard;
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------ */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static int arm(struct rdma_lane *l)
 {
@@ -201,11 +209,12 @@ int rdma_lane_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline)
 	return has_reached(l, epoch) ? 0 : lane_await(l, has_reached, epoch, deadline);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------ */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /*
- * The last requests may have asked for no completion, and if they were done before the link broke there will be none. What is posted
- * to a broken link is flushed with one, in turn; the queue has a place that is kept for it.
+ * The last requests may have asked for no completion, and if they were done before the link broke
+ * there will be none. What is posted to a broken link is flushed with one, in turn; the queue has a
+ * place that is kept for it.
  */
 static int post_marker(struct rdma_lane *l)
 {

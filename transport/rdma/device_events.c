@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Asynchronous events of devices, and what they mean for sessions. librdmacm opens a device once, so its events are for all sessions of the
- * process: whichever session's thread fetches one leaves a note for those that it is about, and their own threads end them.
+ * Asynchronous events of devices, and what they mean for sessions. librdmacm opens a device once,
+ * so its events are for all sessions of the process: whichever session's thread fetches one leaves
+ * a note for those that it is about, and their own threads end them.
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/eventfd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "transport/rdma/service.h"
 
-/* A port that is down may come back; how long retries take is up to the device, and some stretch them to seconds. */
+/*
+ * A port that is down may come back; how long retries take is up to the device, and some stretch
+ * them to seconds.
+ */
 #define PORT_DOWN_NS (500 * NS_PER_MS)
 
 /* How a session has to end. */
@@ -23,7 +28,7 @@ struct rdma_trouble {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct rdma_alarm *alarms;
 
-/* ---- what an event means ------------------------------------------------------------------------------------- */
+/* ---- what an event means --------------------------------------------------------------------- */
 
 static bool uses(struct rdma_session *session, const struct ibv_context *context)
 {
@@ -98,7 +103,7 @@ static const struct rdma_trouble *trouble_of(struct rdma_session *session,
 	}
 }
 
-/* ---- who is told --------------------------------------------------------------------------------------------- */
+/* ---- who is told ----------------------------------------------------------------------------- */
 
 void rdma_alarm_add(struct rdma_alarm *alarm)
 {
@@ -119,7 +124,10 @@ void rdma_alarm_remove(struct rdma_alarm *alarm)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Lanes of one rail may go through two ports of its device. Relaxed: the time is all there is to know. */
+/*
+ * Lanes of one rail may go through two ports of its device. Relaxed: the time is all there is to
+ * know.
+ */
 static void note_port_of(struct rdma_alarm *alarm, unsigned int rail,
 			 const struct ibv_async_event *event)
 {
@@ -161,7 +169,10 @@ static void distribute(const struct ibv_context *context, const struct ibv_async
 	}
 }
 
-/* Under one lock with its distribution: else a port that is up again could be noted before it was down, and stay so. */
+/*
+ * Under one lock with its distribution: else a port that is up again could be noted before it was
+ * down, and stay so.
+ */
 static bool take_event(const struct rdma_rail *rail, struct ibv_async_event *event)
 {
 	bool taken;
@@ -188,7 +199,7 @@ void rdma_take_device_events(const struct rdma_rail *rail)
 	}
 }
 
-/* ---- the session's own thread -------------------------------------------------------------------------------- */
+/* ---- the session's own thread ---------------------------------------------------------------- */
 
 static void heed_trouble(struct rdma_alarm *alarm)
 {
@@ -198,14 +209,18 @@ static void heed_trouble(struct rdma_alarm *alarm)
 
 	if (trouble == NULL)
 		return;
-	/* What came of it may be noticed sooner: then this is the reason for that. */
-	if (session_error(session) != 0)
+	session_fail(session, trouble->error, "%s", trouble->what);
+	/*
+	 * What came of it may be noticed sooner, also just now: then this is the reason for that.
+	 */
+	if (strcmp(vmferry_session_failure(session), trouble->what) != 0)
 		log_warn("session %s: %s", session->name, trouble->what);
-	else
-		session_fail(session, trouble->error, "%s", trouble->what);
 }
 
-/* A cable was pulled here, which is told at once; one that was pulled elsewhere shows by retries alone. */
+/*
+ * A cable was pulled here, which is told at once; one that was pulled elsewhere shows by retries
+ * alone.
+ */
 static void heed_ports(struct rdma_alarm *alarm, uint64_t now)
 {
 	struct rdma_session *session = alarm->session;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The destination's door: it listens at each of its rails' addresses for connection requests of rdma_cm. A request carries the lane's
- * proof as private data, and what does not prove itself is rejected with the reason before anything is made for it.
+ * The destination's door: it listens at each of its rails' addresses for connection requests of
+ * rdma_cm. A request carries the lane's proof as private data, and what does not prove itself is
+ * rejected with the reason before anything is made for it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,7 @@ struct lane_door {
 	struct door_address address;
 };
 
-/* ---- the hello in the private data --------------------------------------------------------------------------- */
+/* ---- the hello in the private data ----------------------------------------------------------- */
 
 static const uint8_t magic[4] = {'V', 'M', 'F', 'R'};
 
@@ -49,7 +50,7 @@ int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *
 	return 0;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* Where no device has the address, binding fails or leaves the identifier without one. */
 static int bind_rail(struct lane_door *door, const struct address *rail, struct rdma_cm_id **id)
@@ -108,7 +109,10 @@ static int add_given(struct lane_door *door, const struct vmferry_transport_opti
 	return 0;
 }
 
-/* How much better than nothing an address is: the one that was bound to, then IPv4, then IPv6; 0: of no use. */
+/*
+ * How much better than nothing an address is: the one that was bound to, then IPv4, then IPv6; 0:
+ * of no use.
+ */
 static unsigned int rank(const struct ifaddrs *i, const struct address *bound)
 {
 	const struct sockaddr_in6 *v6 = (const void *)i->ifa_addr;
@@ -202,7 +206,7 @@ void rdma_door_describe(const struct lane_door *door, struct door_address *addre
 	*address = door->address;
 }
 
-/* ---- who comes ------------------------------------------------------------------------------------------------ */
+/* ---- who comes ------------------------------------------------------------------------------- */
 
 static unsigned int rail_of(const struct lane_door *door, const struct rdma_cm_id *listening)
 {
@@ -278,7 +282,10 @@ static unsigned int access_for(const struct rdma_link *link)
 	return link == rdma_mailbox_link(link->rail->session) ? 0 : IBV_ACCESS_REMOTE_WRITE;
 }
 
-/* Of a connection that was let in. The event is acknowledged by then: moving its identifier to another channel waits for that. */
+/*
+ * Of a connection that was let in. The event is acknowledged by then: moving its identifier to
+ * another channel waits for that.
+ */
 static void handle_link(struct rdma_link *link, enum rdma_cm_event_type type,
 			const struct door_guard *guard)
 {

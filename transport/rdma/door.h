@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Where the destination's links arrive: the functions of rdma_ops with these names, see transport/ops.h. */
+/*
+ * Where the destination's links arrive: the functions of rdma_ops with these names, see
+ * transport/ops.h.
+ */
 #ifndef RDMA_DOOR_H
 #define RDMA_DOOR_H
 

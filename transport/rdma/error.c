@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "common/clock.h"
 #include "transport/rdma/rdma.h"
 
 /* An errno of the transport's contract. */
@@ -12,7 +13,9 @@ static int status_error(enum ibv_wc_status status)
 	case IBV_WC_SUCCESS:
 		return 0;
 	case IBV_WC_REM_ACCESS_ERR:
-	/* Reading where no memory at all may be read: the connection does not take such requests. */
+	/*
+	 * Reading where no memory at all may be read: the connection does not take such requests.
+	 */
 	case IBV_WC_REM_INV_REQ_ERR:
 		return -EACCES;
 	case IBV_WC_RETRY_EXC_ERR:
@@ -52,6 +55,21 @@ static int fail(struct vmferry_session *session, int error, const char *link, un
 	return session_fail(session, error, "%s %u: %s", link, number, what);
 }
 
+/*
+ * A flush does not say why. The cause is another completion, an event of the device or of the CM,
+ * or the peer's last message; any of them may be seen after the flush, within moments. The service
+ * thread ends the session if none is.
+ */
+static int note_flush(struct rdma_session *session, unsigned int number)
+{
+	uint64_t never = 0;
+
+	atomic_compare_exchange_strong(number == LANE_MAILBOX ? &session->mailbox_flushed
+							      : &session->lane_flushed,
+				       &never, vmferry_now());
+	return -ECONNRESET;
+}
+
 int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
 		   const struct ibv_wc *wc)
 {
@@ -62,7 +80,7 @@ int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned i
 	if (number != LANE_MAILBOX && atomic_load(&session->revoked))
 		return error;
 	if (wc->status == IBV_WC_WR_FLUSH_ERR)
-		return fail(session, error, link, number, "the connection has ended");
+		return note_flush(rdma_session_of(session), number);
 	snprintf(what, sizeof(what), "%s (vendor error 0x%x, queue pair 0x%x): %s",
 		 ibv_wc_status_str(wc->status), wc->vendor_err, wc->qp_num, remedy(wc->status));
 	return fail(session, error, link, number, what);

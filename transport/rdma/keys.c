@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The source's table of the destination's keys: which addresses can be written to, and with what. The service thread fills it from what the
- * destination says; lanes look in it, ask for what is missing, and wait.
+ * The source's table of the destination's keys: which addresses can be written to, and with what.
+ * The service thread fills it from what the destination says; lanes look in it, ask for what is
+ * missing, and wait.
  *
- * LOCKS    rdma_keys.lock is for everything but the generation. It is never held while something is sent, nor over session_fail(), which
- *          takes it to wake those who wait.
- * ORDER    A lane that keeps a key reads the generation before it asks for the key and again before each use: the same number says that no
- *          key was taken back in between. It is raised with release under the lock, when the keys are out of the table, and read with
- *          acquire. What is taken back while a write is under way makes the destination's device refuse the write: that is the contract.
+ * LOCKS    rdma_keys.lock is for everything but the generation. It is never held while something is
+ *          sent, nor over session_fail(), which takes it to wake those who wait.
+ * ORDER    A lane that keeps a key reads the generation before it asks for the key and again before
+ *          each use: the same number says that no key was taken back in between. It is raised with
+ *          release under the lock, when the keys are out of the table, and read with acquire. What
+ *          is taken back while a write is under way makes the destination's device refuse the
+ *          write: that is the contract.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -84,7 +87,7 @@ void rdma_keys_wake(struct rdma_session *session)
 		registrar_wake(session->registrar);
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------ */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 /* Index of the first range that ends behind @address. */
 static unsigned int first_behind(const struct rdma_keys *k, uint64_t address)
@@ -162,7 +165,7 @@ static int remove_ranges(struct rdma_keys *k, const struct key_range *gone)
 	return 0;
 }
 
-/* ---- wishes --------------------------------------------------------------------------------------------------- */
+/* ---- wishes ---------------------------------------------------------------------------------- */
 
 static bool is_wished(const struct rdma_keys *k, uint64_t address)
 {
@@ -192,7 +195,10 @@ static int wish(struct rdma_keys *k, uint64_t address, uint64_t deadline)
 	uint8_t data[8];
 	int ret;
 
-	/* A lane that does not want to wait is no reason to stop in the middle of a message, which would be the session's end. */
+	/*
+	 * A lane that does not want to wait is no reason to stop in the middle of a message, which
+	 * would be the session's end.
+	 */
 	if (deadline < enough)
 		deadline = enough;
 	wire_put_u64(data, address);
@@ -207,7 +213,7 @@ static int wish(struct rdma_keys *k, uint64_t address, uint64_t deadline)
 	return ret;
 }
 
-/* ---- what lanes ask ------------------------------------------------------------------------------------------- */
+/* ---- what lanes ask -------------------------------------------------------------------------- */
 
 /* Lock held. The range, or NULL with the reason in @ret. */
 static const struct key_range *await_range(struct rdma_keys *k, uint64_t address, uint64_t deadline,
@@ -255,7 +261,7 @@ uint64_t rdma_remote_generation(const struct rdma_session *session)
 	return atomic_load_explicit(&session->keys->generation, memory_order_acquire);
 }
 
-/* ---- what the destination says -------------------------------------------------------------------------------- */
+/* ---- what the destination says --------------------------------------------------------------- */
 
 static int read_range(struct wire_reader *in, struct key_range *range)
 {
@@ -296,7 +302,9 @@ static int take_keys(struct rdma_keys *k, struct wire_reader *in)
 	return ret;
 }
 
-/* A wish in there was perhaps heard and forgotten with the memory: whoever still waits asks again. */
+/*
+ * A wish in there was perhaps heard and forgotten with the memory: whoever still waits asks again.
+ */
 static int take_gone(struct rdma_keys *k, struct wire_reader *in)
 {
 	struct key_range gone;
@@ -313,7 +321,9 @@ static int take_gone(struct rdma_keys *k, struct wire_reader *in)
 	return 0;
 }
 
-/* -EACCES if somebody asked for it. Nobody may: it can cross a GONE that has settled the question. */
+/*
+ * -EACCES if somebody asked for it. Nobody may: it can cross a GONE that has settled the question.
+ */
 static int take_none(struct rdma_keys *k, struct wire_reader *in, uint64_t *address)
 {
 	*address = wire_read_u64(in);

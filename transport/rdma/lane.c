@@ -11,7 +11,10 @@
 
 #include "common/log.h"
 
-/* Sends: a quarter of the queue may be without a completion to come, one place is kept for the drain. */
+/*
+ * Sends: a quarter of the queue may be without a completion to come, one place is kept for the
+ * drain.
+ */
 #define SEND_DEPTH_MIN 4
 #define ANSWER_SIGNAL  8
 
@@ -93,7 +96,7 @@ static uint32_t between(uint64_t value, uint32_t least, uint32_t most)
 	return value < least ? least : value > most ? most : (uint32_t)value;
 }
 
-/* ---- source ------------------------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 static int shape_source(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
 {
@@ -149,7 +152,7 @@ int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *
 	return 0;
 }
 
-/* ---- destination -------------------------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 static int shape_destination(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape)
 {
@@ -191,7 +194,7 @@ int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct r
 	return 0;
 }
 
-/* ---- both --------------------------------------------------------------------------------------------------- */
+/* ---- both ------------------------------------------------------------------------------------ */
 
 struct rdma_link *rdma_lane_link(struct lane *lane)
 {
@@ -199,8 +202,8 @@ struct rdma_link *rdma_lane_link(struct lane *lane)
 }
 
 /*
- * Completion channels are only ever readable. This one is always writable: who waits for room with it calls vmferry_lane_write() in
- * vain at worst, and that does wait.
+ * Completion channels are only ever readable. This one is always writable: who waits for room with
+ * it calls vmferry_lane_write() in vain at worst, and that does wait.
  */
 int rdma_lane_fd(const struct lane *lane)
 {
@@ -226,7 +229,10 @@ void rdma_lane_close(struct lane *lane)
 	struct rdma_lane *l = rdma_lane_of(lane);
 
 	rdma_link_break(&l->link);
-	/* The destination's requests and receives have no bytes: of them nothing need be waited for. */
+	/*
+	 * The destination's requests and receives have no bytes: of them nothing need be waited
+	 * for.
+	 */
 	if (lane->session->is_source)
 		lane_drain(l);
 	lane_free(l);

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A lane over RDMA. At the source the thread that uses the lane posts writes in chains, one doorbell each, and takes in what has
- * completed; a write that the queue has no room for is kept, and whoever uses the lane next goes on with it. At the destination fences
- * are all that ever comes in.
+ * A lane over RDMA. At the source the thread that uses the lane posts writes in chains, one
+ * doorbell each, and takes in what has completed; a write that the queue has no room for is kept,
+ * and whoever uses the lane next goes on with it. At the destination fences are all that ever comes
+ * in.
  *
- * CREDITS  A place in the send queue is free again only when a completion at or behind it was polled, whatever the device has done. So
- *          places are counted here and the queue never runs full, and often enough a request asks for a completion that no wait is for
+ * CREDITS  A place in the send queue is free again only when a completion at or behind it was
+ *          polled, whatever the device has done. So places are counted here and the queue never
+ *          runs full, and often enough a request asks for a completion that no wait is for
  *          something that would not come.
- * FENCES   A fence is a WRITE_WITH_IMM without bytes, answered by a SEND_WITH_IMM without bytes; both carry the epoch. Each takes a
- *          receive of the other side, and at most LANE_FENCES are unanswered: so a receive is always there.
+ * FENCES   A fence is a WRITE_WITH_IMM without bytes, answered by a SEND_WITH_IMM without bytes;
+ *          both carry the epoch. Each takes a receive of the other side, and at most LANE_FENCES
+ *          are unanswered: so a receive is always there.
  */
 #ifndef RDMA_LANE_H
 #define RDMA_LANE_H
@@ -35,19 +38,23 @@ struct lane_key {
 };
 
 /*
- * Dirty pages come from all over a guest's memory, and the destination's keys are under a lock that all lanes would take for each. So a
- * lane remembers as many as a guest has chunks, until any key becomes invalid: then it forgets all.
+ * Dirty pages come from all over a guest's memory, and the destination's keys are under a lock that
+ * all lanes would take for each. So a lane remembers as many as a guest has chunks, until any key
+ * becomes invalid: then it forgets all.
  */
 #define LANE_KEYS 256
 
 struct lane_keys {
 	uint64_t generation;
-	unsigned int
-		shift; /* the longest reach that was seen: addresses so far apart have slots of their own */
+	/* the longest reach that was seen: addresses so far apart have slots of their own */
+	unsigned int shift;
 	struct lane_key slots[LANE_KEYS];
 };
 
-/* Requests that no doorbell has been rung for. Only addresses, lengths, keys and flags change from chain to chain. */
+/*
+ * Requests that no doorbell has been rung for. Only addresses, lengths, keys and flags change from
+ * chain to chain.
+ */
 struct lane_chain {
 	struct ibv_send_wr wr[LANE_CHAIN];
 	struct ibv_sge sge[LANE_CHAIN];
@@ -60,7 +67,10 @@ struct lane_fence {
 	uint64_t given; /* what lane_source.given was before it */
 };
 
-/* Source: the lane's thread alone. Requests are counted from 0; a completion's wr_id is the count of requests up to its own. */
+/*
+ * Source: the lane's thread alone. Requests are counted from 0; a completion's wr_id is the count
+ * of requests up to its own.
+ */
 struct lane_source {
 	struct lane_chain chain;
 	struct lane_keys keys;
@@ -117,7 +127,10 @@ static inline unsigned int lane_rail(const struct rdma_session *session, unsigne
 	return number % session->door.rail_count;
 }
 
-/* The device has failed this lane: ends the session, unless it was revoked, when links may refuse what they like. */
+/*
+ * The device has failed this lane: ends the session, unless it was revoked, when links may refuse
+ * what they like.
+ */
 int lane_broken(struct rdma_lane *l, const char *what, int error);
 
 /* Posts receives without room for bytes until @count are there. Ends the session if it cannot. */
@@ -126,11 +139,11 @@ int lane_repost(struct rdma_lane *l, unsigned int count);
 /* What a wait is for. */
 typedef bool (*lane_condition)(const struct rdma_lane *l, uint64_t arg);
 
-/* ---- lane_keys.c --------------------------------------------------------------------------------------------- */
+/* ---- lane_keys.c ----------------------------------------------------------------------------- */
 
 /*
- * The destination's key for @address: -ETIMEDOUT when there is none by @deadline, which may be 0, or the session's error. Before it
- * waits, the doorbell is rung for what is staged.
+ * The destination's key for @address: -ETIMEDOUT when there is none by @deadline, which may be 0,
+ * or the session's error. Before it waits, the doorbell is rung for what is staged.
  */
 int lane_remote_key(struct rdma_lane *l, uint64_t address, uint64_t deadline,
 		    const struct lane_key **key);
@@ -141,15 +154,20 @@ static inline uint64_t lane_key_reach(const struct lane_key *key, uint64_t at)
 	return key->length - (at - key->start);
 }
 
-/* ---- post.c -------------------------------------------------------------------------------------------------- */
+/* ---- post.c ---------------------------------------------------------------------------------- */
 
 /* Makes the chain's unchanging parts. */
 void lane_chain_init(struct lane_chain *chain);
 
-/* Whether the queue has a place for one request more, and @bytes more of writes may be under way. */
+/*
+ * Whether the queue has a place for one request more, and @bytes more of writes may be under way.
+ */
 bool lane_has_room(const struct rdma_lane *l, uint64_t bytes);
 
-/* The chain's next request, without bytes; the caller has looked for room in chain and queue. @flags: of ibv_send_flags. */
+/*
+ * The chain's next request, without bytes; the caller has looked for room in chain and queue.
+ * @flags: of ibv_send_flags.
+ */
 struct ibv_send_wr *lane_stage(struct rdma_lane *l, enum ibv_wr_opcode opcode, unsigned int flags);
 
 /* Gives a request that was just staged its bytes here and there. */
@@ -162,17 +180,19 @@ int lane_ring(struct rdma_lane *l);
 /* Sends what was taken: 0, -ETIMEDOUT, or the session's error. */
 int lane_flush(struct rdma_lane *l, uint64_t deadline);
 
-/* ---- complete.c ---------------------------------------------------------------------------------------------- */
+/* ---- complete.c ------------------------------------------------------------------------------ */
 
 /* Source: takes in completions and answers: how many there were, or the session's error. */
 int lane_reap(struct rdma_lane *l);
 
-/* Source: waits until @met says so: 0, -ETIMEDOUT, or the session's error. Nothing may be staged. */
+/*
+ * Source: waits until @met says so: 0, -ETIMEDOUT, or the session's error. Nothing may be staged.
+ */
 int lane_await(struct rdma_lane *l, lane_condition met, uint64_t arg, uint64_t deadline);
 
 /*
- * The link is broken: takes in what is flushed until nothing is under way, or a second has passed. Then the device touches none of the
- * memory that requests were for.
+ * The link is broken: takes in what is flushed until nothing is under way, or a second has passed.
+ * Then the device touches none of the memory that requests were for.
  */
 void lane_drain(struct rdma_lane *l);
 

@@ -49,7 +49,10 @@ int lane_remote_key(struct rdma_lane *l, uint64_t address, uint64_t deadline,
 {
 	struct lane_keys *keys = &l->out.keys;
 	struct lane_key found = {.start = address};
-	/* Before the key is looked up: should it become invalid meanwhile, it is forgotten next time. */
+	/*
+	 * Before the key is looked up: should it become invalid meanwhile, it is forgotten next
+	 * time.
+	 */
 	uint64_t generation = rdma_remote_generation(l->rdma);
 	int ret;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A reliable connection: one queue pair, its completion queues and its CM identifier. The CM's own defaults are made for something else:
- * on RoCE it would try again only after 2.1 s, and a receiver that was not ready would be tried again after 0.65 s (Linux 6.1).
+ * A reliable connection: one queue pair, its completion queues and its CM identifier. The CM's own
+ * defaults are made for something else: on RoCE it would try again only after 2.1 s, and a receiver
+ * that was not ready would be tried again after 0.65 s (Linux 6.1).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,18 +16,23 @@
 #include "transport/rdma/rdma.h"
 
 /*
- * 4.096 us << 13 is 34 ms; with six tries more a dead link is noticed in a quarter of a second. A device may stretch that to four times as
- * much (InfiniBand 9.7.6.1.3), which is still within the second; soft-RoCE of Linux 6.12, which at each try sends up to 128 packets again,
- * took 1.8 s on an emulated processor. Seven tries more would be for ever with soft-RoCE.
+ * 4.096 us << 13 is 34 ms; with six tries more a dead link is noticed in a quarter of a second. A
+ * device may stretch that to four times as much (InfiniBand 9.7.6.1.3), which is still within the
+ * second; soft-RoCE of Linux 6.12, which at each try sends up to 128 packets again, took 1.8 s on
+ * an emulated processor. Seven tries more would be for ever with soft-RoCE.
  */
 #define ACK_TIMEOUT 13
 #define RETRIES	    6
-/* For ever, as InfiniBand defines it: receives are counted, so that this never happens but by a bug, and waits have deadlines. */
+/*
+ * For ever, as InfiniBand defines it: receives are counted, so that this never happens but by a
+ * bug, and waits have deadlines.
+ */
 #define RNR_RETRIES 7
 #define RNR_TIMER   12 /* 0.64 ms */
 /*
- * Of one step on the way to a connection. The CM itself gives a dead host up after more than a minute. The kernel asks three times, a
- * second apart, who has an address, and then says itself that there is nobody.
+ * Of one step on the way to a connection. The CM itself gives a dead host up after more than a
+ * minute. The kernel asks three times, a second apart, who has an address, and then says itself
+ * that there is nobody.
  */
 #define STEP_NS (3500 * NS_PER_MS)
 /* Reasons of a rejection, as InfiniBand 12.6.7.2 numbers them. */
@@ -44,7 +50,10 @@ __attribute__((format(printf, 3, 4))) static int because(struct rdma_session *se
 	va_end(args);
 	snprintf(session->session->reason, sizeof(session->session->reason), "%s: %s", what,
 		 strerror(-error));
-	/* The source tells it when it has tried everything; the destination is told no more than that it cannot. */
+	/*
+	 * The source tells it when it has tried everything; the destination is told no more than
+	 * that it cannot.
+	 */
 	if (session->session->is_source)
 		log_debug("session %s: %s", session->session->name, session->session->reason);
 	else
@@ -67,12 +76,15 @@ static int channel_new(struct rdma_event_channel **channel)
 	return 0;
 }
 
-/* ---- queues ------------------------------------------------------------------------------------------------- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 static struct ibv_cq *cq_new(struct rdma_link *link, uint32_t depth,
 			     struct ibv_comp_channel *channel)
 {
-	/* One for every request, signalled or not: each may fail. One more, so that a full queue is not an overrun. */
+	/*
+	 * One for every request, signalled or not: each may fail. One more, so that a full queue is
+	 * not an overrun.
+	 */
 	return ibv_create_cq(link->rail->context, (int)depth + 1, link, channel, 0);
 }
 
@@ -145,7 +157,7 @@ static int build(struct rdma_link *link, unsigned int door_rail, const struct rd
 		       : 0;
 }
 
-/* ---- connecting --------------------------------------------------------------------------------------------- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static int await_event(struct rdma_link *link, struct rdma_cm_event **event, uint64_t deadline)
 {
@@ -348,7 +360,7 @@ int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struc
 	return ret;
 }
 
-/* ---- connected ---------------------------------------------------------------------------------------------- */
+/* ---- connected ------------------------------------------------------------------------------- */
 
 int rdma_link_allow(struct rdma_link *link, unsigned int access)
 {
@@ -419,7 +431,10 @@ void rdma_link_break(struct rdma_link *link)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 
-	/* It fails only when it is in that state already, or the device has gone: then nothing is under way either. */
+	/*
+	 * It fails only when it is in that state already, or the device has gone: then nothing is
+	 * under way either.
+	 */
 	if (link->id != NULL && link->id->qp != NULL)
 		ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE);
 }

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages over a link of their own, cut into fragments that the peer has receives posted for. A fragment begins with
+ * Messages over a link of their own, cut into fragments that the peer has receives posted for. A
+ * fragment begins with
  *
- *	u32 type, u32 length of the whole message, u32 length of this fragment, u16 credits given back, u16 nothing
+ *	u32 type, u32 length of the whole message, u32 length of this fragment,
+ *	u16 credits given back, u16 nothing
  *
  * little-endian, and the fragments of a message follow each other.
  *
- * CREDITS  Each side has SLOTS receives posted and may send as many fragments as it knows of receives at the peer. A receive is
- *          given back when its fragment was copied out and it was posted again: with whatever goes the other way, or, when GIVE are
- *          owed, with a fragment of the type CREDIT that holds nothing else. That one needs a receive too, and messages leave RESERVE
- *          for it. Two are enough: until the first of them has come the peer can send SLOTS - GIVE fragments, which make GIVE owed once
- *          more, but not twice; and what it sends after that gives back the receive of the first. So there always is a receive for
- *          every fragment, and RNR means a bug.
- * THREADS  The message that comes in is of whoever holds rdma_session.poll_lock; all else has the mailbox's lock. Who holds that does
- *          not call session_fail(), which comes back here to wake.
+ * CREDITS  Each side has SLOTS receives posted and may send as many fragments as it knows of
+ *          receives at the peer. A receive is given back when its fragment was copied out and it
+ *          was posted again: with whatever goes the other way, or, when GIVE are owed, with a
+ *          fragment of the type CREDIT that holds nothing else. That one needs a receive too, and
+ *          messages leave RESERVE for it. Two are enough: until the first of them has come the peer
+ *          can send SLOTS - GIVE fragments, which make GIVE owed once more, but not twice; and what
+ *          it sends after that gives back the receive of the first. So there always is a receive
+ *          for every fragment, and RNR means a bug.
+ * THREADS  The message that comes in is of whoever holds rdma_session.poll_lock; all else has the
+ *          mailbox's lock. Who holds that does not call session_fail(), which comes back here to
+ *          wake.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,7 +43,8 @@
 #define SIGNAL_EVERY 8u
 #define BATCH	     16
 /*
- * Memory for a message that is made and touched before there is a hurry. Shorter ones than a page find theirs where others were freed.
+ * Memory for a message that is made and touched before there is a hurry. Shorter ones than a page
+ * find theirs where others were freed.
  */
 #define SPARE_BYTES 65536u
 #define SPARE_LEAST 4096u
@@ -48,7 +54,9 @@
 struct rdma_mailbox {
 	struct rdma_session *session;
 	struct rdma_link link;
-	/* SLOTS of SLOT_BYTES in each direction; page-aligned, and in no page with anything else. */
+	/*
+	 * SLOTS of SLOT_BYTES in each direction; page-aligned, and in no page with anything else.
+	 */
 	uint8_t *receives;
 	uint8_t *sends;
 	void *_Atomic
@@ -79,7 +87,7 @@ struct fragment {
 	const uint8_t *data;
 };
 
-/* ---- slots -------------------------------------------------------------------------------------------------- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 static int post_receive(struct rdma_mailbox *m, unsigned int slot)
 {
@@ -131,7 +139,7 @@ static int prepare(void *ctx, struct rdma_link *link)
 	return ret;
 }
 
-/* ---- making and freeing ------------------------------------------------------------------------------------- */
+/* ---- making and freeing ---------------------------------------------------------------------- */
 
 static void mailbox_free(struct rdma_mailbox *m)
 {
@@ -230,7 +238,7 @@ void rdma_mailbox_wake(struct rdma_session *session)
 	pthread_mutex_unlock(&m->lock);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------------ */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* The lock is held. Whether a fragment can go that leaves @reserve receives at the peer. */
 static bool can_post(const struct rdma_mailbox *m, unsigned int reserve)
@@ -381,7 +389,7 @@ void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline)
 		pthread_mutex_unlock(&session->mailbox->lock);
 }
 
-/* ---- what comes --------------------------------------------------------------------------------------------- */
+/* ---- what comes ------------------------------------------------------------------------------ */
 
 static int broken(struct rdma_mailbox *m, const char *what)
 {

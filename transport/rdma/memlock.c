@@ -9,8 +9,8 @@
 #include "transport/rdma/chunk.h"
 
 /*
- * The kernel asks for the capability in the first user namespace. In another one this says yes too early, and registering will fail with
- * the same words.
+ * The kernel asks for the capability in the first user namespace. In another one this says yes too
+ * early, and registering will fail with the same words.
  */
 static bool exempt(void)
 {
@@ -28,7 +28,10 @@ static rlim_t limit_of_process(void)
 	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ? RLIM_INFINITY : limit.rlim_cur;
 }
 
-/* What a device takes on demand is not pinned, unless one has refused to: then none is asked any more. */
+/*
+ * What a device takes on demand is not pinned, unless one has refused to: then none is asked any
+ * more.
+ */
 static uint64_t pinning_rails(const struct rdma_session *session)
 {
 	bool refused = atomic_load(&session->registrar->odp_refused);

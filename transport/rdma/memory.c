@@ -9,7 +9,10 @@
 #include "common/log.h"
 #include "transport/rdma/chunk.h"
 
-/* Small enough that the first can be written to soon and holes are worth something, large enough that keys are few. */
+/*
+ * Small enough that the first can be written to soon and holes are worth something, large enough
+ * that keys are few.
+ */
 #define CHUNKS_WISHED	256u
 #define CHUNK_SHIFT_MIN 24u /* 16 MiB */
 #define CHUNK_SHIFT_MAX 30u /* 1 GiB */
@@ -22,7 +25,7 @@ static struct rdma_registrar *registrar_of(const struct vmferry_memory *memory)
 	return rdma_session_of(memory->session)->registrar;
 }
 
-/* ---- where chunks begin and end ------------------------------------------------------------------------------ */
+/* ---- where chunks begin and end -------------------------------------------------------------- */
 
 static unsigned int choose_shift(const struct rdma_session *session, uint64_t size)
 {
@@ -85,11 +88,11 @@ static int table_new(struct vmferry_memory *memory, struct rdma_memory **result)
 	return 0;
 }
 
-/* ---- registering ---------------------------------------------------------------------------------------------- */
+/* ---- registering ----------------------------------------------------------------------------- */
 
 /*
- * All of it may never have to be pinned, so it is not refused if it is more than the limit: only prepare, which says what is needed, does
- * that.
+ * All of it may never have to be pinned, so it is not refused if it is more than the limit: only
+ * prepare, which says what is needed, does that.
  */
 static void warn_of_limit(struct rdma_registrar *r, uint64_t registered)
 {
@@ -160,7 +163,7 @@ void rdma_memory_deregister(struct vmferry_memory *memory)
 	free(m);
 }
 
-/* ---- preparing ------------------------------------------------------------------------------------------------ */
+/* ---- preparing ------------------------------------------------------------------------------- */
 
 static uint64_t empty_bytes(const struct rdma_memory *m, size_t first, size_t last)
 {
@@ -186,8 +189,8 @@ static int over_limit(const struct vmferry_memory *memory, uint64_t bytes)
 }
 
 /*
- * What passes the limit is refused here, all of it, before anything is spent: every byte of it will be pinned, and the kernel would refuse
- * the last of them when the migration is well under way.
+ * What passes the limit is refused here, all of it, before anything is spent: every byte of it will
+ * be pinned, and the kernel would refuse the last of them when the migration is well under way.
  */
 int rdma_memory_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t length)
 {
@@ -210,7 +213,7 @@ int rdma_memory_prepare(struct vmferry_memory *memory, uint64_t offset, uint64_t
 	return allowed ? 0 : over_limit(memory, bytes);
 }
 
-/* ---- discarding ----------------------------------------------------------------------------------------------- */
+/* ---- discarding ------------------------------------------------------------------------------ */
 
 /* On demand the device lets go of a page when the process does. */
 static bool may_discard(const struct rdma_chunk *chunk)
@@ -238,7 +241,7 @@ int rdma_memory_discard(struct vmferry_memory *memory, uint64_t offset, uint64_t
 	return ret;
 }
 
-/* ---- using ---------------------------------------------------------------------------------------------------- */
+/* ---- using ----------------------------------------------------------------------------------- */
 
 static int wait_done(struct rdma_registrar *r)
 {
@@ -248,7 +251,10 @@ static int wait_done(struct rdma_registrar *r)
 	return session_error(r->session->session);
 }
 
-/* Lock held. The lane pins it itself rather than wait in a queue; if another thread has begun, waiting for that is shorter. */
+/*
+ * Lock held. The lane pins it itself rather than wait in a queue; if another thread has begun,
+ * waiting for that is shorter.
+ */
 static int make_ready(struct rdma_registrar *r, struct rdma_chunk *chunk)
 {
 	int ret = session_error(r->session->session);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Polling for all that the service thread polls for: the destination's lanes and the mailbox. Everything here, and whatever it calls,
- * happens under poll_lock, so that it does not matter who polls.
+ * Polling for all that the service thread polls for: the destination's lanes and the mailbox.
+ * Everything here, and whatever it calls, happens under poll_lock, so that it does not matter who
+ * polls.
  */
 #include <sched.h>
 
@@ -10,7 +11,10 @@
 
 /* So that a peer who talks without end cannot keep anybody here. */
 #define DRY_TURNS 4096
-/* Yielding at each turn costs as much as what is waited for (soft-RoCE, two processors: a fence took half as long again). */
+/*
+ * Yielding at each turn costs as much as what is waited for (soft-RoCE, two processors: a fence
+ * took half as long again).
+ */
 #define YIELD_NS (50 * NS_PER_US)
 
 void rdma_spin(uint64_t now)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's half of a lane, outward: writes become requests in a chain, and a doorbell is rung for the chain. */
+/*
+ * The source's half of a lane, outward: writes become requests in a chain, and a doorbell is rung
+ * for the chain.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
@@ -46,8 +49,9 @@ void lane_aim(struct ibv_send_wr *wr, uint64_t here, uint32_t length, uint32_t k
 }
 
 /*
- * Whether the request just counted must ask for a completion. Those behind the last one that does are always so few, and of so few
- * bytes, that one more is possible: who has to wait for room waits for a completion that will come.
+ * Whether the request just counted must ask for a completion. Those behind the last one that does
+ * are always so few, and of so few bytes, that one more is possible: who has to wait for room waits
+ * for a completion that will come.
  */
 static bool must_signal(const struct lane_source *out)
 {
@@ -106,7 +110,10 @@ int lane_ring(struct rdma_lane *l)
 	return lane_broken(l, "requests cannot be posted", error);
 }
 
-/* Adds to the chain's last write what follows it here and there: one long write is cheaper than two. */
+/*
+ * Adds to the chain's last write what follows it here and there: one long write is cheaper than
+ * two.
+ */
 static bool extend(struct rdma_lane *l, uint64_t here, uint32_t length, uint32_t key,
 		   uint64_t there, uint32_t remote_key)
 {
@@ -133,7 +140,10 @@ static uint64_t at_most(uint64_t a, uint64_t b)
 /* Stages the beginning of a taken write: as much as one request can carry. */
 static int stage_piece(struct rdma_lane *l, struct vmferry_write *w, uint64_t deadline)
 {
-	/* Regions are registered at their session addresses, so that is what names a place in them, here as there. */
+	/*
+	 * Regions are registered at their session addresses, so that is what names a place in them,
+	 * here as there.
+	 */
 	uint64_t here = w->memory->address + w->offset;
 	const struct lane_key *remote;
 	uint32_t key;
@@ -166,7 +176,10 @@ static bool has_room_for_piece(const struct rdma_lane *l, uint64_t length)
 	return lane_has_room(l, at_most(length, l->out.longest));
 }
 
-/* Stages the taken write: 1 when all of it is, 0 when the lane is full, -ETIMEDOUT without a key, or the session's error. */
+/*
+ * Stages the taken write: 1 when all of it is, 0 when the lane is full, -ETIMEDOUT without a key,
+ * or the session's error.
+ */
 static int stage_rest(struct rdma_lane *l, uint64_t deadline)
 {
 	struct vmferry_write *rest = &l->out.rest;
@@ -268,8 +281,9 @@ int rdma_lane_fence(struct lane *lane, uint32_t epoch, uint64_t deadline)
 }
 
 /*
- * A write without bytes: the peer's device acknowledges it, its memory and its processors have no part in that, and no key is looked at
- * (IBTA C9-88). Not needed as long as a completion is still to come.
+ * A write without bytes: the peer's device acknowledges it, its memory and its processors have no
+ * part in that, and no key is looked at (IBTA C9-88). Not needed as long as a completion is still
+ * to come.
  */
 int rdma_lane_probe(struct lane *lane)
 {

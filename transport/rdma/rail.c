@@ -9,7 +9,10 @@
 #include "transport/rdma/rdma.h"
 #include "transport/rdma/sysfs.h"
 
-/* Work requests in a queue: more than this brings nothing, less than that leaves no room for the mailbox. */
+/*
+ * Work requests in a queue: more than this brings nothing, less than that leaves no room for the
+ * mailbox.
+ */
 #define MAX_WR	 512u
 #define MIN_WR	 32u
 #define MTU_GOOD IBV_MTU_4096
@@ -83,8 +86,9 @@ static void id_free(struct rdma_cm_id *id, struct rdma_event_channel *events)
 }
 
 /*
- * librdmacm closes the context of a device that was removed with the last of its identifiers (rdma-core 44, librdmacm/cma.c,
- * ucma_put_device()), whatever was made of it: memory, protection domain and channels must be gone by then. One identifier is enough.
+ * librdmacm closes the context of a device that was removed with the last of its identifiers
+ * (rdma-core 44, librdmacm/cma.c, ucma_put_device()), whatever was made of it: memory, protection
+ * domain and channels must be gone by then. One identifier is enough.
  */
 void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
 		      struct rdma_event_channel *events)
@@ -134,7 +138,10 @@ static int make(struct rdma_rail *rail, uint8_t port)
 	return 0;
 }
 
-/* The source's rails are its devices, in the order of their first use; the destination's are those of its door. */
+/*
+ * The source's rails are its devices, in the order of their first use; the destination's are those
+ * of its door.
+ */
 static unsigned int place_of(const struct rdma_session *session, unsigned int door_rail,
 			     const struct ibv_context *context)
 {

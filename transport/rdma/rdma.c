@@ -35,7 +35,10 @@ bool rdma_has_device(void)
 	return count > 0;
 }
 
-/* Two queue pairs fill what one cannot: they are hashed to different paths, and one works while the other waits. */
+/*
+ * Two queue pairs fill what one cannot: they are hashed to different paths, and one works while the
+ * other waits.
+ */
 static unsigned int default_lanes(const struct address *peer,
 				  const struct vmferry_transport_options *options)
 {
@@ -43,7 +46,7 @@ static unsigned int default_lanes(const struct address *peer,
 	return LANES_PER_RAIL * (options->rail_count > 0 ? options->rail_count : 1);
 }
 
-/* ---- a session ------------------------------------------------------------------------------------------------ */
+/* ---- a session ------------------------------------------------------------------------------- */
 
 static bool is_local(const struct ifaddrs *list, const struct address *address)
 {
@@ -54,7 +57,10 @@ static bool is_local(const struct ifaddrs *list, const struct address *address)
 	return false;
 }
 
-/* The control connection is held to loopback by its address; lanes that leave this host would go around that. */
+/*
+ * The control connection is held to loopback by its address; lanes that leave this host would go
+ * around that.
+ */
 static int check_secure(struct vmferry_session *session, const struct door_address *door)
 {
 	char text[ADDRESS_TEXT_MAX];
@@ -150,7 +156,10 @@ static void drain(struct vmferry_session *session)
 {
 	struct rdma_session *r = rdma_session_of(session);
 
-	/* A source that gives up before it is ready has said nothing, and the destination expects nothing. */
+	/*
+	 * A source that gives up before it is ready has said nothing, and the destination expects
+	 * nothing.
+	 */
 	if (r->service == NULL || r->mailbox == NULL || session_error(session) != 0)
 		return;
 	rdma_mailbox_drain(r, vmferry_now() + DRAIN_NS);
@@ -162,7 +171,10 @@ static void drain(struct vmferry_session *session)
 
 static void quiesce(struct vmferry_session *session)
 {
-	/* Their threads may be about to end the session, which wakes lanes and mailbox: not when those are gone. */
+	/*
+	 * Their threads may be about to end the session, which wakes lanes and mailbox: not when
+	 * those are gone.
+	 */
 	rdma_service_stop(rdma_session_of(session));
 	rdma_registrar_free(rdma_session_of(session));
 }

@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Lanes over RDMA: reliable-connected queue pairs of rdma_cm. The source writes from guest memory into guest memory; the
- * destination's CPU only hears of fences and messages.
+ * Lanes over RDMA: reliable-connected queue pairs of rdma_cm. The source writes from guest memory
+ * into guest memory; the destination's CPU only hears of fences and messages.
  *
- *   link.c       a queue pair with its completion queues and its CM identifier: connecting, accepting, taking down
- *   rail.c       a device as one session uses it: protection domain, limits, NUMA node
+ *   link.c a queue pair with its completion queues and its CM identifier: connecting, accepting,
+ *   taking down rail.c       a device as one session uses it: protection domain, limits, NUMA node
  *   door.c       where the destination's links arrive
- *   lane.c       the source's half of a lane: posting, credits, completions; arrive.c: the destination's half
- *   memory.c     chunks of registered memory; registrar.c: the threads that pin them; keys.c: the destination's keys at the source
- *   mailbox.c    messages over a link of their own, with receive credits
- *   service.c    a session's thread: control connection, CM events, heartbeat, and completions that somebody sleeps for
+ *   lane.c the source's half of a lane: posting, credits, completions; arrive.c: the destination's
+ *   half memory.c chunks of registered memory; registrar.c: the threads that pin them; keys.c: the
+ *   destination's keys at the source mailbox.c messages over a link of their own, with receive
+ *   credits service.c a session's thread: control connection, CM events, heartbeat, and completions
+ *   that somebody sleeps for
  *
- * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the destination's lanes and for either
- *          side's mailbox happens in rdma_poll(), under rdma_session.poll_lock: by the service thread when a completion event wakes
- *          it, and by whoever waits while there is a hurry.
- * ERRORS   The first failure of any link ends the session by session_fail(); completions flushed after it are only counted.
+ * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the
+ *          destination's lanes and for either side's mailbox happens in rdma_poll(), under
+ *          rdma_session.poll_lock: by the service thread when a completion event wakes it, and by
+ *          whoever waits while there is a hurry.
+ * ERRORS   The first failure of any link ends the session by session_fail(); completions flushed
+ *          after it are only counted.
  */
 #ifndef RDMA_RDMA_H
 #define RDMA_RDMA_H
@@ -39,14 +42,17 @@ struct rdma_limits {
 	bool odp; /* the device can, and the options ask for it */
 };
 
-/* A device as one session uses it. Not shared with other sessions: a key of one is worth nothing to another. */
+/*
+ * A device as one session uses it. Not shared with other sessions: a key of one is worth nothing to
+ * another.
+ */
 struct rdma_rail {
 	struct rdma_session *session;
 	unsigned int index; /* in rdma_session.rails */
 	struct ibv_context
 		*context; /* librdmacm's; lives as long as any identifier of the device */
-	struct rdma_cm_id *
-		keeper; /* of a link that is closed: keeps the context for what is left of the rail */
+	/* of a link that is closed: keeps the context for what is left of the rail */
+	struct rdma_cm_id *keeper;
 	struct rdma_event_channel *keeper_events;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel
@@ -74,8 +80,10 @@ struct rdma_link {
 	uint32_t send_depth;		   /* that are sure to be had */
 	uint32_t recv_depth;
 	uint32_t inline_bytes;
-	unsigned int
-		unacked_send; /* completion events taken from the channel and not acknowledged: destroying waits for that */
+	/*
+	 * completion events taken from the channel and not acknowledged: destroying waits for that
+	 */
+	unsigned int unacked_send;
 	unsigned int unacked_recv;
 };
 
@@ -87,8 +95,8 @@ struct rdma_session {
 	struct address local[VMFERRY_RAILS_MAX]; /* source: the rails that were asked for */
 	unsigned int local_count;
 	/*
-	 * The source's devices; at the destination rails[i] is what listens at door.rails[i]. All are there once all lanes have joined, and
-	 * none is added later.
+	 * The source's devices; at the destination rails[i] is what listens at door.rails[i]. All
+	 * are there once all lanes have joined, and none is added later.
 	 */
 	struct rdma_rail *rails[VMFERRY_RAILS_MAX];
 	unsigned int rail_count;
@@ -98,8 +106,9 @@ struct rdma_session {
 	struct rdma_service *service;
 	pthread_mutex_t poll_lock;
 	_Atomic uint64_t hurry_until; /* relaxed: a hint */
-	_Atomic uint64_t
-		lane_lost; /* destination: when a lane was first found broken, 0: none is */
+	/* When a request was first found flushed, 0: none was. */
+	_Atomic uint64_t lane_flushed;
+	_Atomic uint64_t mailbox_flushed;
 };
 
 static inline struct rdma_session *rdma_session_of(const struct vmferry_session *session)
@@ -107,31 +116,42 @@ static inline struct rdma_session *rdma_session_of(const struct vmferry_session 
 	return session->kind;
 }
 
-/* ---- rail.c -------------------------------------------------------------------------------------------------- */
+/* ---- rail.c ---------------------------------------------------------------------------------- */
 
-/* The rail of this device, made if there is none yet. @door_rail: the number, at the destination's door, that it is connected to. */
+/*
+ * The rail of this device, made if there is none yet. @door_rail: the number, at the destination's
+ * door, that it is connected to.
+ */
 int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct ibv_context *context,
 		  uint8_t port, struct rdma_rail **rail);
 void rdma_rails_free(struct rdma_session *session);
 
-/* Takes the identifier, and its channel if it has one of its own, of a link whose queues are destroyed: it ends with the rail at the latest. */
+/*
+ * Takes the identifier, and its channel if it has one of its own, of a link whose queues are
+ * destroyed: it ends with the rail at the latest.
+ */
 void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
 		      struct rdma_event_channel *events);
 
-/* Where threads that work for this rail are at home; -1 also where there is no rail, as a destination that no lane came to has gaps. */
+/*
+ * Where threads that work for this rail are at home; -1 also where there is no rail, as a
+ * destination that no lane came to has gaps.
+ */
 static inline int rdma_rail_node(const struct rdma_rail *rail)
 {
 	return rail == NULL ? -1 : rail->node;
 }
 
-/* On-demand paging as lanes want it: writes of a reliable connection to memory that is not pinned. */
+/*
+ * On-demand paging as lanes want it: writes of a reliable connection to memory that is not pinned.
+ */
 static inline bool rdma_has_odp(const struct ibv_odp_caps *caps)
 {
 	return (caps->general_caps & IBV_ODP_SUPPORT) != 0 &&
 	       (caps->per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE) != 0;
 }
 
-/* ---- link.c -------------------------------------------------------------------------------------------------- */
+/* ---- link.c ---------------------------------------------------------------------------------- */
 
 /* Private data of a connection request: all of the 56 bytes that there are. */
 #define RDMA_HELLO_BYTES 56
@@ -139,9 +159,9 @@ void rdma_hello_encode(const struct hello_lane *hello, uint8_t bytes[RDMA_HELLO_
 int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *hello);
 
 /*
- * Source: connects to the rail that @hello's number falls to. Once the queue pair exists and before the peer can
- * send, @prepare is called to post receives. The shape's channels are chosen by @prepare's owner through @shape(), because the rail is
- * known only then.
+ * Source: connects to the rail that @hello's number falls to. Once the queue pair exists and before
+ * the peer can send, @prepare is called to post receives. The shape's channels are chosen by
+ * @prepare's owner through @shape(), because the rail is known only then.
  */
 struct rdma_link_ops {
 	int (*shape)(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape);
@@ -153,16 +173,22 @@ int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hel
 		      struct rdma_link *link);
 
 /*
- * Destination: makes a queue pair on @id, which asked for a connection, and answers; the rest comes as a CM event. @id is the link's
- * on success only, and its context is the link then.
+ * Destination: makes a queue pair on @id, which asked for a connection, and answers; the rest comes
+ * as a CM event. @id is the link's on success only, and its context is the link then.
  */
 int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struct rdma_cm_id *id,
 		     const struct rdma_link_ops *ops, void *ctx, struct rdma_link *link);
 
-/* Established: timers that only now can be set, no more access than is needed; the identifier gets a channel of its own. */
+/*
+ * Established: timers that only now can be set, no more access than is needed; the identifier gets
+ * a channel of its own.
+ */
 int rdma_link_settle(struct rdma_link *link, unsigned int access);
 
-/* Access of the peer to this side's memory over this link, IBV_ACCESS_REMOTE_*. Any time after settling. */
+/*
+ * Access of the peer to this side's memory over this link, IBV_ACCESS_REMOTE_*. Any time after
+ * settling.
+ */
 int rdma_link_allow(struct rdma_link *link, unsigned int access);
 
 /* Ends all that is under way and all that comes: it is flushed. Any thread. */
@@ -174,7 +200,7 @@ void rdma_link_close(struct rdma_link *link);
 /* The CM's news of this link: 0, or the error that ends the session, with @what saying why. */
 int rdma_link_event(struct rdma_link *link, const char **what);
 
-/* ---- lane.c, arrive.c ---------------------------------------------------------------------------------------- */
+/* ---- lane.c, arrive.c ------------------------------------------------------------------------ */
 
 struct rdma_lane;
 
@@ -199,7 +225,7 @@ void rdma_lane_close(struct lane *lane);
 /* Destination, poll_lock held: takes in fences that have come; 1 if there was anything. */
 int rdma_lane_poll(struct lane *lane);
 
-/* ---- memory.c, registrar.c, keys.c --------------------------------------------------------------------------- */
+/* ---- memory.c, registrar.c, keys.c ----------------------------------------------------------- */
 
 int rdma_registrar_new(struct rdma_session *session);
 void rdma_registrar_free(struct rdma_session *session);
@@ -214,26 +240,29 @@ void rdma_registration_stats(const struct vmferry_session *session,
 			     struct vmferry_registration_stats *stats);
 
 /*
- * Source, lane threads: the key for @offset on @rail, pinning its chunk now if nobody has; *@end is the first offset that the key does
- * not cover.
+ * Source, lane threads: the key for @offset on @rail, pinning its chunk now if nobody has; *@end is
+ * the first offset that the key does not cover.
  */
 int rdma_local_key(struct vmferry_memory *memory, const struct rdma_rail *rail, uint64_t offset,
 		   uint32_t *key, uint64_t *end);
 
 /*
- * Source, lane threads: the destination's key for @address on its rail number @rail; *@end is the first address that it does not cover
- * (0: the end of all addresses). Where there is none yet it is asked for and waited for: -ETIMEDOUT at the deadline, -EACCES if the
- * destination has no such memory (the session has failed then), or the session's error. *@generation changes when any key becomes
- * invalid.
+ * Source, lane threads: the destination's key for @address on its rail number @rail; *@end is the
+ * first address that it does not cover (0: the end of all addresses). Where there is none yet it is
+ * asked for and waited for: -ETIMEDOUT at the deadline, -EACCES if the destination has no such
+ * memory (the session has failed then), or the session's error. *@generation changes when any key
+ * becomes invalid.
  */
 int rdma_remote_key(struct rdma_session *session, unsigned int rail, uint64_t address,
 		    uint64_t deadline, uint32_t *key, uint64_t *end);
 uint64_t rdma_remote_generation(const struct rdma_session *session);
 
 /*
- * Messages of the transport's own on the control connection, above the callers' types. Each side checks every field.
- *   KEYS     destination: {u64 address, u64 length, u32 count, u32 key x count} ...  these addresses can be written to
- *   GONE     destination: {u64 address, u64 length}				      these not any more
+ * Messages of the transport's own on the control connection, above the callers' types. Each side
+ * checks every field.
+ *   KEYS     destination: {u64 address, u64 length, u32 count, u32 key x count} ... these addresses
+ *            can be written to
+ *   GONE     destination: {u64 address, u64 length} these not any more
  *   WANT     source: {u64 address}	a key for this address, please
  *   NONE     destination: {u64 address}	there is no memory that may be written to
  *   BEAT     both: nothing		alive
@@ -254,7 +283,7 @@ int rdma_registrar_take(struct rdma_session *session, const struct vmferry_messa
 /* The session has failed: wakes who waits for keys or chunks. Any thread. */
 void rdma_keys_wake(struct rdma_session *session);
 
-/* ---- mailbox.c ----------------------------------------------------------------------------------------------- */
+/* ---- mailbox.c ------------------------------------------------------------------------------- */
 
 int rdma_mailbox_connect(struct rdma_session *session, const struct hello_lane *hello,
 			 uint64_t deadline);
@@ -264,22 +293,25 @@ int rdma_mailbox_send(struct vmferry_session *session, uint32_t type, const void
 		      size_t length, uint64_t deadline);
 /* poll_lock held: takes in messages and completions; 1 if there was anything. */
 int rdma_mailbox_poll(struct rdma_session *session);
-/* What was sent has been acknowledged by the peer's NIC, or @deadline has passed, or the session has failed otherwise. */
+/*
+ * What was sent has been acknowledged by the peer's NIC, or @deadline has passed, or the session
+ * has failed otherwise.
+ */
 void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
 void rdma_mailbox_wake(struct rdma_session *session);
 /* Before a hurry: what the next long message needs is made ready. */
 void rdma_mailbox_prepare(struct rdma_session *session);
 void rdma_mailbox_free(struct rdma_session *session);
 
-/* ---- service.c, poll.c --------------------------------------------------------------------------------------- */
+/* ---- service.c, poll.c ----------------------------------------------------------------------- */
 
 int rdma_service_start(struct vmferry_session *session); /* ops->ready */
 void rdma_service_stop(struct rdma_session *session);
 void rdma_service_wake(struct rdma_session *session);
 bool rdma_poll(struct vmferry_session *session); /* ops->poll */
 /*
- * A turn of spinning in vain. Now and then it yields: who has nothing to do may stand in the way of who has, of the peer where both are on
- * one host, or of a soft device's thread.
+ * A turn of spinning in vain. Now and then it yields: who has nothing to do may stand in the way of
+ * who has, of the peer where both are on one host, or of a soft device's thread.
  */
 void rdma_spin(uint64_t now);
 void rdma_hurry(struct vmferry_session *session, uint64_t until);
@@ -288,9 +320,12 @@ static inline bool rdma_in_hurry(const struct rdma_session *session, uint64_t no
 	return atomic_load_explicit(&session->hurry_until, memory_order_relaxed) > now;
 }
 
-/* ---- error.c ------------------------------------------------------------------------------------------------- */
+/* ---- error.c --------------------------------------------------------------------------------- */
 
-/* Ends the session with a completion's error unless it was only flushed behind one; counts as -ECONNRESET then. */
+/*
+ * Ends the session with a completion's error. One that was only flushed does not end it at once: it
+ * is noted in the session and counts as -ECONNRESET.
+ */
 int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
 		   const struct ibv_wc *wc);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading the destination's memory. The source's memory is registered for nothing but being read, so where the bytes go is registered
- * once more for as long as they take.
+ * Reading the destination's memory. The source's memory is registered for nothing but being read,
+ * so where the bytes go is registered once more for as long as they take.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,7 +33,9 @@ static uint64_t under_way(const struct rdma_lane *l, uint64_t first)
 	return out->posted + out->chain.count - (out->done > first ? out->done : first);
 }
 
-/* The device would put off more than it can have under way, and with them the fences behind them. */
+/*
+ * The device would put off more than it can have under way, and with them the fences behind them.
+ */
 static bool may_read(const struct rdma_lane *l, uint64_t first)
 {
 	return under_way(l, first) < l->link.rail->limits.max_reads_out &&

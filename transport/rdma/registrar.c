@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which chunks are to be pinned, the threads that pin them, and what a destination tells its source of it: KEYS when a chunk is ready, GONE
- * before memory is taken back, NONE where there is nothing.
+ * Which chunks are to be pinned, the threads that pin them, and what a destination tells its source
+ * of it: KEYS when a chunk is ready, GONE before memory is taken back, NONE where there is nothing.
  *
- * ORDER    A chunk is READY only when its KEYS are sent, and GONE follows when nothing is PINNING any more: so the source never gets a key
- *          after the GONE that takes it back.
+ * ORDER    A chunk is READY only when its KEYS are sent, and GONE follows when nothing is PINNING
+ *          any more: so the source never gets a key after the GONE that takes it back.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +15,17 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/node.h"
+#include "common/thread.h"
 #include "common/wire.h"
 #include "transport/rdma/chunk.h"
 
-/* Longer than a peer can be silent without being taken for dead: that is what ends a send that nobody reads. */
+/*
+ * Longer than a peer can be silent without being taken for dead: that is what ends a send that
+ * nobody reads.
+ */
 #define SEND_NS (5 * NS_PER_S)
 
-/* ---- what the source is told ----------------------------------------------------------------------------------- */
+/* ---- what the source is told ----------------------------------------------------------------- */
 
 static int tell(const struct rdma_session *session, uint32_t type, const void *data, size_t length)
 {
@@ -38,7 +41,10 @@ static int tell(const struct rdma_session *session, uint32_t type, const void *d
 static size_t put_keys(const struct rdma_chunk *chunk, const struct rdma_session *session,
 		       uint8_t *to)
 {
-	/* One for each rail of the door, so that both sides count alike; 0 for one that no lane came over. */
+	/*
+	 * One for each rail of the door, so that both sides count alike; 0 for one that no lane
+	 * came over.
+	 */
 	wire_put_u64(to, chunk->memory->memory->address + chunk->offset);
 	wire_put_u64(to + 8, chunk->length);
 	wire_put_u32(to + 16, session->door.rail_count);
@@ -63,7 +69,10 @@ void registrar_tell_gone(struct rdma_registrar *registrar, const struct vmferry_
 	struct vmferry_session *session = memory->session;
 	uint8_t data[16];
 
-	/* After a revocation no lane is left that could write; the peer may be gone already, and rightly. */
+	/*
+	 * After a revocation no lane is left that could write; the peer may be gone already, and
+	 * rightly.
+	 */
 	if (session_error(session) != 0 || atomic_load(&session->revoked))
 		return;
 	wire_put_u64(data, memory->address);
@@ -71,7 +80,7 @@ void registrar_tell_gone(struct rdma_registrar *registrar, const struct vmferry_
 	tell(registrar->session, RDMA_CONTROL_GONE, data, sizeof(data));
 }
 
-/* ---- the queues ------------------------------------------------------------------------------------------------ */
+/* ---- the queues ------------------------------------------------------------------------------ */
 
 static void set_state(struct rdma_chunk *chunk, enum chunk_state state)
 {
@@ -144,7 +153,10 @@ void registrar_withdraw(struct rdma_registrar *r, struct rdma_memory *m)
 		if (chunk_state(chunk) != CHUNK_EMPTY)
 			r->taken -= chunk->length;
 	}
-	/* Has no deadline of its own: who is PINNING uses the memory, and ends soon, because it is going and sending has one. */
+	/*
+	 * Has no deadline of its own: who is PINNING uses the memory, and ends soon, because it is
+	 * going and sending has one.
+	 */
 	while (m->running > 0)
 		pthread_cond_wait(&r->done, &r->lock);
 }
@@ -156,17 +168,14 @@ void registrar_wake(struct rdma_registrar *r)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- the threads ----------------------------------------------------------------------------------------------- */
+/* ---- the threads ----------------------------------------------------------------------------- */
 
 /* The rails' nodes in turn: each thread pins for all rails, and populates on its own node. */
 static void take_place(struct rdma_registrar *r)
 {
 	const struct rdma_session *session = r->session;
 	unsigned int number = atomic_fetch_add_explicit(&r->begun, 1, memory_order_relaxed);
-	char name[16];
 
-	snprintf(name, sizeof(name), "vmf-pin-%u", number % REGISTRAR_THREADS_MAX);
-	pthread_setname_np(pthread_self(), name);
 	if (session->rail_count > 0)
 		thread_stay_near(rdma_rail_node(session->rails[number % session->rail_count]));
 }
@@ -191,20 +200,14 @@ static void *registrar_main(void *arg)
 
 static int start_thread(struct rdma_registrar *r)
 {
-	pthread_t *thread = &r->threads[r->thread_count];
-	sigset_t all;
-	sigset_t before;
+	char name[THREAD_NAME_MAX];
 	int ret;
 
-	/* Signals are the program's: none may be taken by a thread that it does not know of. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(thread, NULL, registrar_main, r);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (ret != 0)
-		return -ret;
-	r->thread_count++;
-	return 0;
+	snprintf(name, sizeof(name), "vmf-pin-%u", r->thread_count % REGISTRAR_THREADS_MAX);
+	ret = thread_start(&r->threads[r->thread_count], name, registrar_main, r);
+	if (ret == 0)
+		r->thread_count++;
+	return ret;
 }
 
 int registrar_start(struct rdma_registrar *r)
@@ -262,7 +265,7 @@ void rdma_registrar_free(struct rdma_session *session)
 	session->registrar = NULL;
 }
 
-/* ---- what the source wants -------------------------------------------------------------------------------------- */
+/* ---- what the source wants ------------------------------------------------------------------- */
 
 static struct rdma_memory *find_memory(const struct memory_table *table, uint64_t address)
 {
@@ -276,8 +279,8 @@ static struct rdma_memory *find_memory(const struct memory_table *table, uint64_
 }
 
 /*
- * One that is PINNING or READY needs no answer: its KEYS are on their way. Whoever takes memory away has taken it from the table before, so
- * it lives as long as the table's lock is held.
+ * One that is PINNING or READY needs no answer: its KEYS are on their way. Whoever takes memory
+ * away has taken it from the table before, so it lives as long as the table's lock is held.
  */
 static bool want(struct rdma_session *session, uint64_t address)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A session from this process to itself, on the public interface alone: what works here works for a migration. The destination
- * has a thread of its own, which owns all that is the destination's and compares what arrives; the caller's thread is the source.
+ * A session from this process to itself, on the public interface alone: what works here works for a
+ * migration. The destination has a thread of its own, which owns all that is the destination's and
+ * compares what arrives; the caller's thread is the source.
  *
  *   source                                    destination
  *                                     READY   memory is registered
@@ -22,6 +23,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/thread.h"
 
 #define REGION_BYTES (8u << 20)
 #define WORDS	     (REGION_BYTES / sizeof(uint64_t))
@@ -49,7 +51,7 @@ struct destination {
 	int result;
 };
 
-/* ---- both ends ------------------------------------------------------------------------------------------------ */
+/* ---- both ends ------------------------------------------------------------------------------- */
 
 static uint64_t word_of(size_t index, uint64_t round)
 {
@@ -135,7 +137,7 @@ static int hear(struct end *end, enum message type)
 	return ret;
 }
 
-/* ---- the destination ------------------------------------------------------------------------------------------ */
+/* ---- the destination ------------------------------------------------------------------------- */
 
 static int compare_round(struct end *end, uint32_t round)
 {
@@ -172,7 +174,9 @@ static int receive(struct destination *d)
 	if (ret < 0)
 		return ret;
 	d->register_ns = end_register_ns(end);
-	/* All is well by now; this only keeps the session until the source has had its last answer. */
+	/*
+	 * All is well by now; this only keeps the session until the source has had its last answer.
+	 */
 	hear(end, BYE);
 	return 0;
 }
@@ -187,7 +191,7 @@ static void *destination_main(void *arg)
 	return NULL;
 }
 
-/* ---- the source ----------------------------------------------------------------------------------------------- */
+/* ---- the source ------------------------------------------------------------------------------ */
 
 static int write_piece(struct end *end, unsigned int lane, uint64_t offset)
 {
@@ -298,9 +302,12 @@ static int source(struct vmferry_listener *listener,
 	return ret;
 }
 
-/* ---- the test ------------------------------------------------------------------------------------------------- */
+/* ---- the test -------------------------------------------------------------------------------- */
 
-/* An end that fails takes the other one with it: the cause is the one that does not speak of the other. */
+/*
+ * An end that fails takes the other one with it: the cause is the one that does not speak of the
+ * other.
+ */
 static int cause(int here, int there)
 {
 	if (there < 0 && there != -ECONNRESET && there != -ECANCELED)
@@ -318,11 +325,11 @@ static int both_ends(struct vmferry_listener *listener,
 
 	if (ret < 0)
 		return ret;
-	ret = pthread_create(&thread, NULL, destination_main, &d);
-	if (ret != 0) {
-		log_error("self-test: no thread: %s: raise the limit of processes", strerror(ret));
+	ret = thread_start(&thread, "vmf-self-test", destination_main, &d);
+	if (ret < 0) {
+		log_error("self-test: no thread: %s: raise the limit of processes", strerror(-ret));
 		end_close(&d.end);
-		return -ret;
+		return ret;
 	}
 	ret = source(listener, options, deadline, result);
 	vmferry_listener_shutdown(listener);

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A session's thread. It reads the control connection, hears of links and devices, says and expects that somebody is alive, and polls
- * for completions when nobody else does. When the session is over it does what is left: it hears what the peer had said before, and
- * takes in the flushes that tell lanes of their end, until it is stopped.
+ * A session's thread. It reads the control connection, hears of links and devices, says and expects
+ * that somebody is alive, and polls for completions when nobody else does. When the session is over
+ * it does what is left: it hears what the peer had said before, and takes in the flushes that tell
+ * lanes of their end, until it is stopped.
  *
- * THREADS  What is in struct rdma_service belongs to the thread, but for what is marked. Receiving from the control connection and
- *          events of links and completion channels are the thread's alone; the device's events are everybody's, see device_events.c.
+ * THREADS  What is in struct rdma_service belongs to the thread, but for what is marked. Receiving
+ *          from the control connection and events of links and completion channels are the thread's
+ *          alone; the device's events are everybody's, see device_events.c.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -21,21 +22,25 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/node.h"
+#include "common/thread.h"
 #include "transport/rdma/service.h"
 
 #define BEAT_NS	  (200 * NS_PER_MS)
 #define SILENT_NS (900 * NS_PER_MS)
-/* Its kernel still answers: then it is the process that does not get to run, which passes or does not. */
+/*
+ * Its kernel still answers: then it is the process that does not get to run, which passes or does
+ * not.
+ */
 #define HUNG_NS (3 * NS_PER_S)
 /* This thread itself was kept from running: then silence says nothing of the peer. */
 #define LATE_NS (300 * NS_PER_MS)
 /* From a lane's end to its reason. */
-#define LOST_NS (200 * NS_PER_MS)
+#define UNEXPLAINED_NS (200 * NS_PER_MS)
 /* For a message of no bytes into an empty queue. */
 #define BEAT_SEND_NS (10 * NS_PER_MS)
 /*
- * In a hurry whoever waits polls, so this thread leaves the processor to him; should nobody wait for what comes, the peer gets its
- * credits back at this pace.
+ * In a hurry whoever waits polls, so this thread leaves the processor to him; should nobody wait
+ * for what comes, the peer gets its credits back at this pace.
  */
 #define IDLE_HURRY_NS (20 * NS_PER_MS)
 /* So that a peer who talks without end cannot keep this thread from the rest. */
@@ -67,7 +72,9 @@ struct rdma_service {
 	uint64_t judged;  /* when that was looked at */
 };
 
-/* Innermost, for rdma_session.service of any session: so that nobody wakes one that is being freed. */
+/*
+ * Innermost, for rdma_session.service of any session: so that nobody wakes one that is being freed.
+ */
 static pthread_mutex_t service_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct vmferry_session *session_of(const struct rdma_service *s)
@@ -75,7 +82,7 @@ static struct vmferry_session *session_of(const struct rdma_service *s)
 	return s->session->session;
 }
 
-/* ---- completions -------------------------------------------------------------------------------------------- */
+/* ---- completions ----------------------------------------------------------------------------- */
 
 static void complete(struct rdma_service *s)
 {
@@ -113,7 +120,7 @@ static void take_completions(struct rdma_service *s, const struct rdma_rail *rai
 	}
 }
 
-/* ---- control connection ------------------------------------------------------------------------------------- */
+/* ---- control connection ---------------------------------------------------------------------- */
 
 static int out_of_place(struct rdma_service *s, uint32_t type)
 {
@@ -175,7 +182,10 @@ static const char *explain(int error)
 	}
 }
 
-/* One message: 1, or 0 when there is none. Ends nothing by itself when it is the connection that fails. */
+/*
+ * One message: 1, or 0 when there is none. Ends nothing by itself when it is the connection that
+ * fails.
+ */
 static int receive_one(struct rdma_service *s)
 {
 	struct channel *control = &session_of(s)->control;
@@ -214,7 +224,7 @@ static void take_control(struct rdma_service *s)
 	session_fail(session_of(s), ret, "%s: %s", explain(ret), strerror(-ret));
 }
 
-/* ---- signs of life ------------------------------------------------------------------------------------------ */
+/* ---- signs of life --------------------------------------------------------------------------- */
 
 static void beat(struct rdma_service *s, uint64_t now)
 {
@@ -251,17 +261,26 @@ static void judge(struct rdma_service *s, uint64_t now)
 			     (unsigned long long)((now - s->heard) / NS_PER_MS));
 }
 
-/* A lane was found broken, and nobody has said why. */
-static void judge_lanes(struct rdma_service *s, uint64_t now)
+static bool unexplained(uint64_t flushed, uint64_t now)
 {
-	uint64_t lost = atomic_load(&s->session->lane_lost);
-
-	if (lost != 0 && now > lost + LOST_NS && !atomic_load(&session_of(s)->revoked))
-		session_fail(session_of(s), -ECONNRESET,
-			     "a lane was broken off: the source has lost it, or was refused");
+	return flushed != 0 && now > flushed + UNEXPLAINED_NS;
 }
 
-/* ---- links and devices -------------------------------------------------------------------------------------- */
+/* A connection was found broken, and nobody has said why. */
+static void judge_flushes(struct rdma_service *s, uint64_t now)
+{
+	struct vmferry_session *session = session_of(s);
+
+	if (unexplained(atomic_load(&s->session->mailbox_flushed), now))
+		session_fail(session, -ECONNRESET, "mailbox: its connection was broken off");
+	else if (unexplained(atomic_load(&s->session->lane_flushed), now) &&
+		 !atomic_load(&session->revoked))
+		session_fail(session, -ECONNRESET, "a lane was broken off: %s",
+			     session->is_source ? "neither the device nor the destination says why"
+						: "the source has lost it, or was refused");
+}
+
+/* ---- links and devices ----------------------------------------------------------------------- */
 
 static void take_link_event(struct rdma_service *s, unsigned int index)
 {
@@ -280,7 +299,7 @@ static void wake(struct rdma_service *s)
 	(void)eventfd_write(s->wake, 1);
 }
 
-/* ---- the thread --------------------------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static uint64_t tag(enum watch watch, unsigned int index)
 {
@@ -343,7 +362,10 @@ static int watch_rails(struct rdma_service *s)
 
 		if (rail == NULL)
 			continue;
-		/* Shared with whoever else uses the device: one who is late for an event must not sleep for it. */
+		/*
+		 * Shared with whoever else uses the device: one who is late for an event must not
+		 * sleep for it.
+		 */
 		if (fcntl(rail->context->async_fd, F_SETFL, O_NONBLOCK) < 0)
 			return -errno;
 		ret = watch(s, rail->context->async_fd, tag(WATCH_ASYNC, i));
@@ -372,8 +394,9 @@ static void unwatch(struct rdma_service *s, int fd)
 }
 
 /*
- * Queues that were armed before a hurry make an event each in it, and the processor is wanted by others. Taken out altogether: a
- * channel wakes whoever has it in his epoll set, for whatever events.
+ * Queues that were armed before a hurry make an event each in it, and the processor is wanted by
+ * others. Taken out altogether: a channel wakes whoever has it in his epoll set, for whatever
+ * events.
  */
 static void heed_hurry(struct rdma_service *s)
 {
@@ -405,7 +428,10 @@ static void end_lanes(struct rdma_session *session)
 	pthread_mutex_unlock(&session->poll_lock);
 }
 
-/* The session has ended: what stays readable must not keep this thread busy. Completions still come, of what is flushed. */
+/*
+ * The session has ended: what stays readable must not keep this thread busy. Completions still
+ * come, of what is flushed.
+ */
 static void finish(struct rdma_service *s)
 {
 	struct rdma_session *session = s->session;
@@ -453,7 +479,10 @@ static void turn(struct rdma_service *s)
 	heed_hurry(s);
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, deadline_poll_ms(next_turn(s)));
 
-	/* Any session's thread may have heard that the device has failed, and what comes now be of that: the reason goes first. */
+	/*
+	 * Any session's thread may have heard that the device has failed, and what comes now be of
+	 * that: the reason goes first.
+	 */
 	rdma_alarm_heed(&s->alarm, vmferry_now());
 	for (int i = 0; i < n; i++)
 		attend(s, events[i].data.u64);
@@ -463,7 +492,7 @@ static void turn(struct rdma_service *s)
 
 		beat(s, now);
 		judge(s, now);
-		judge_lanes(s, now);
+		judge_flushes(s, now);
 	}
 	if (!s->over && session_error(session_of(s)) != 0)
 		finish(s);
@@ -474,7 +503,6 @@ static void *run(void *arg)
 {
 	struct rdma_service *s = arg;
 
-	pthread_setname_np(pthread_self(), "vmf-rdma");
 	/* The mailbox's, which everything waits for in a switchover, is the first lane's too. */
 	thread_stay_near(vmferry_lane_numa_node(session_of(s), 0));
 	s->judged = s->heard = vmferry_now();
@@ -483,7 +511,7 @@ static void *run(void *arg)
 	return NULL;
 }
 
-/* ---- from outside ------------------------------------------------------------------------------------------- */
+/* ---- from outside ---------------------------------------------------------------------------- */
 
 static void service_free(struct rdma_service *s)
 {
@@ -492,19 +520,6 @@ static void service_free(struct rdma_service *s)
 	if (s->wake >= 0)
 		close(s->wake);
 	free(s);
-}
-
-static int start_thread(struct rdma_service *s)
-{
-	sigset_t all, before;
-	int error;
-
-	/* Signals are the program's: none may be taken by a thread that it does not know of. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&s->thread, NULL, run, s);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -error;
 }
 
 static int service_new(struct rdma_session *session, struct rdma_service **service)
@@ -539,7 +554,7 @@ static int begin(struct rdma_service *s)
 
 	rdma_alarm_add(&s->alarm);
 	set_service(s->session, s);
-	ret = start_thread(s);
+	ret = thread_start(&s->thread, "vmf-rdma", run, s);
 	if (ret < 0) {
 		set_service(s->session, NULL);
 		rdma_alarm_remove(&s->alarm);

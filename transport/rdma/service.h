@@ -5,7 +5,7 @@
 
 #include "transport/rdma/rdma.h"
 
-/* ---- poll.c -------------------------------------------------------------------------------------------------- */
+/* ---- poll.c ---------------------------------------------------------------------------------- */
 
 /* A session's links: lanes by their numbers, then the mailbox, NULL in a session without lanes. */
 unsigned int rdma_link_count(const struct rdma_session *session);
@@ -20,11 +20,14 @@ int rdma_poll_armed(struct rdma_session *session, bool *more);
 /* Until there is nothing more. */
 void rdma_poll_dry(struct rdma_session *session);
 
-/* ---- device_events.c ----------------------------------------------------------------------------------------- */
+/* ---- device_events.c ------------------------------------------------------------------------- */
 
 struct rdma_trouble;
 
-/* What a session's thread is told of its devices. Whoever makes it sets @session and @wake; the rest is zero, and written by anybody. */
+/*
+ * What a session's thread is told of its devices. Whoever makes it sets @session and @wake; the
+ * rest is zero, and written by anybody.
+ */
 struct rdma_alarm {
 	struct rdma_session *session;
 	int wake; /* eventfd, written to when there is trouble */

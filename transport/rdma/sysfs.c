@@ -18,7 +18,10 @@
 	4096 /* a table's end is where there is no file any more; this is only against a loop */
 #define PATH_MAX_BYTES 384
 
-/* Reads a file's first line; false when there is none, or none can be read, as with GIDs that are not in use. */
+/*
+ * Reads a file's first line; false when there is none, or none can be read, as with GIDs that are
+ * not in use.
+ */
 __attribute__((format(printf, 2, 3))) static bool read_text(char text[VMFERRY_RDMA_TEXT],
 							    const char *path, ...)
 {
@@ -40,7 +43,7 @@ __attribute__((format(printf, 2, 3))) static bool read_text(char text[VMFERRY_RD
 	return text[0] != '\0';
 }
 
-/* ---- addresses ------------------------------------------------------------------------------------------------ */
+/* ---- addresses ------------------------------------------------------------------------------- */
 
 /* Which of a port's addresses to show: the one that is easiest to write. */
 enum rank { RANK_NONE, RANK_LINK_LOCAL, RANK_IPV6, RANK_IPV4 };
@@ -85,7 +88,10 @@ static void offer(struct choice *choice, const struct in6_addr *address, const c
 	write_address(choice->address, address, netdev);
 }
 
-/* The kernel has one name for IB and RoCE v1, which are told apart by the link; before 4.5 it told nothing. */
+/*
+ * The kernel has one name for IB and RoCE v1, which are told apart by the link; before 4.5 it told
+ * nothing.
+ */
 static void read_type(char type[VMFERRY_RDMA_TEXT], const char *class, const char *device,
 		      unsigned int port, unsigned int index)
 {
@@ -126,7 +132,10 @@ int rdma_sysfs_gids(const char *class, const char *device, unsigned int port,
 	return gid.index == 0 ? -ENODEV : found;
 }
 
-/* Over RoCE the GIDs are the addresses: those of version 1 cannot be routed, and rdma_cm does not choose them by default. */
+/*
+ * Over RoCE the GIDs are the addresses: those of version 1 cannot be routed, and rdma_cm does not
+ * choose them by default.
+ */
 static void offer_gid(void *ctx, const struct vmferry_rdma_gid *gid)
 {
 	struct in6_addr address;
@@ -159,7 +168,10 @@ static void look_at_interface(const char *netdev, struct choice *choice)
 	freeifaddrs(list);
 }
 
-/* The interfaces of the same PCI function; of several the one that says it is of this port. Drivers count from 0 there. */
+/*
+ * The interfaces of the same PCI function; of several the one that says it is of this port. Drivers
+ * count from 0 there.
+ */
 static void find_interface(const char *class, const struct vmferry_rdma_port *port,
 			   char netdev[VMFERRY_RDMA_TEXT])
 {
@@ -203,7 +215,7 @@ static void find_address(const char *class, struct vmferry_rdma_port *port)
 	memcpy(port->address, choice.address, sizeof(port->address));
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 int rdma_sysfs_node(const char *class, const char *device)
 {

@@ -8,8 +8,8 @@
 #define RDMA_CLASS "/sys/class/infiniband"
 
 /*
- * The NUMA node of a device below @class, -1 when none is told. Of soft-RoCE, which is no device itself, it is that of the interface
- * below it.
+ * The NUMA node of a device below @class, -1 when none is told. Of soft-RoCE, which is no device
+ * itself, it is that of the interface below it.
  */
 int rdma_sysfs_node(const char *class, const char *device);
 
@@ -17,7 +17,10 @@ int rdma_sysfs_node(const char *class, const char *device);
 int rdma_sysfs_gids(const char *class, const char *device, unsigned int port,
 		    vmferry_rdma_gid_fn fn, void *ctx);
 
-/* Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of @port->device, found below @class. */
+/*
+ * Fills in state, link, rate, GIDs, interface, address and NUMA node of @port->port of
+ * @port->device, found below @class.
+ */
 void rdma_sysfs_port(const char *class, struct vmferry_rdma_port *port);
 
 #endif

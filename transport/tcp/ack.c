@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the destination sends back to the source: how much is placed, which fence was reached, why it refuses. */
+/*
+ * What the destination sends back to the source: how much is placed, which fence was reached, why
+ * it refuses.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -82,7 +85,10 @@ int tcp_hear(struct tcp_lane *l)
 
 int tcp_source_failed(struct tcp_lane *l, const char *what, int error)
 {
-	/* Sending fails when the destination has closed; the reason that it gave first may still be unread. */
+	/*
+	 * Sending fails when the destination has closed; the reason that it gave first may still be
+	 * unread.
+	 */
 	int ret = tcp_hear(l);
 
 	return ret < 0 ? ret : lost(l, what, error);

@@ -4,7 +4,8 @@
  *   WRITE  {kind 4, extents 4, payload 8} {address 8, length 8} x extents, payload
  *   FENCE  {kind 4, epoch 4, 0 8}
  *   READ   {kind 4, 1 4, 0 8} {address 8, length 8}
- * The destination sends answers {kind 4, status 4, value 8, placed 8}, DATA with the bytes behind it.
+ * The destination sends answers {kind 4, status 4, value 8, placed 8}, DATA with the bytes behind
+ * it.
  */
 #ifndef TCP_FRAME_H
 #define TCP_FRAME_H

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Lanes over TCP: how they begin and end, and the table that makes them known. */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/thread.h"
 #include "transport/tcp/tcp.h"
 
 #define DEFAULT_LANES_MAX 4
@@ -43,20 +41,6 @@ static unsigned int default_lanes(const struct address *peer,
 	return cpus < DEFAULT_LANES_MAX ? (unsigned int)cpus : DEFAULT_LANES_MAX;
 }
 
-/*
- * On loopback bbr's pacing is nothing but delay: cubic was faster in every one of four pairs of runs, by 1.2 to 1.8
- * with one lane and 1.2 to 1.3 with two. On a real link the choice stays the administrator's. Fixed buffer sizes instead
- * of the kernel's own showed no gain that was larger than the noise.
- */
-static void tune(int fd, const struct address *peer)
-{
-	static const char cubic[] = "cubic";
-
-	if (address_is_loopback((const struct sockaddr *)&peer->storage))
-		/* Where there is no cubic, what there is will do. */
-		(void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cubic, sizeof(cubic) - 1);
-}
-
 static int lane_new(struct vmferry_session *session, unsigned int number, int fd,
 		    struct tcp_lane **lane)
 {
@@ -67,7 +51,6 @@ static int lane_new(struct vmferry_session *session, unsigned int number, int fd
 	l->lane.session = session;
 	l->lane.number = number;
 	l->fd = fd;
-	tune(fd, &session->peer);
 	*lane = l;
 	return 0;
 }
@@ -108,20 +91,16 @@ static int tcp_accept(struct vmferry_session *session, unsigned int number, int 
 static int tcp_start(struct lane *lane)
 {
 	struct tcp_lane *l = tcp_lane_of(lane);
-	sigset_t all;
-	sigset_t before;
+	char name[THREAD_NAME_MAX];
 	int ret;
 
-	/* Signals are the program's: none may be taken by a thread that it does not know of. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(&l->thread, NULL, tcp_receive_thread, l);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (ret != 0) {
+	snprintf(name, sizeof(name), "vmf-lane-%u", lane->number % VMFERRY_LANES_MAX);
+	ret = thread_start(&l->thread, name, tcp_receive_thread, l);
+	if (ret < 0) {
 		log_error("session %s: lane %u: cannot start its thread: %s: raise the limit of "
 			  "processes",
-			  lane->session->name, lane->number, strerror(ret));
-		return -ret;
+			  lane->session->name, lane->number, strerror(-ret));
+		return ret;
 	}
 	l->has_thread = true;
 	return 0;
@@ -137,7 +116,10 @@ static void tcp_shutdown(struct lane *lane)
 	shutdown(tcp_lane_of(lane)->fd, SHUT_RDWR);
 }
 
-/* After the lock was held for writing no lane is in the middle of placing; the next pointer it makes is refused. */
+/*
+ * After the lock was held for writing no lane is in the middle of placing; the next pointer it
+ * makes is refused.
+ */
 static void tcp_revoke(struct vmferry_session *session)
 {
 	struct memory_table *table = &session->memory;

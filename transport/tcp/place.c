@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The destination's data path: bytes between a lane's socket and registered memory, without a copy between.
+ * The destination's data path: bytes between a lane's socket and registered memory, without a copy
+ * between.
  *
- * The lock of the table of memory is held for each single system call, which does not block, and never while the peer is
- * waited for: so memory can be deregistered at any time, and what is in the middle of being placed is then refused.
+ * The lock of the table of memory is held for each single system call, which does not block, and
+ * never while the peer is waited for: so memory can be deregistered at any time, and what is in the
+ * middle of being placed is then refused.
  */
 #include <errno.h>
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's half of reading: one request at a time, its bytes received straight into the memory. */
+/*
+ * The source's half of reading: one request at a time, its bytes received straight into the memory.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -35,7 +37,10 @@ static int read_some(struct tcp_lane *l, uint8_t *to, uint64_t address, uint64_t
 	l->out.reading = 0;
 	if (ret == 0)
 		return 0;
-	/* The answer, or the rest of it, would come when nobody expects it: the lane cannot be used any more. */
+	/*
+	 * The answer, or the rest of it, would come when nobody expects it: the lane cannot be used
+	 * any more.
+	 */
 	return session_fail(l->lane.session, ret, "lane %u: cannot read 0x%llx bytes at 0x%llx: %s",
 			    l->lane.number, (unsigned long long)length, (unsigned long long)address,
 			    strerror(-ret));

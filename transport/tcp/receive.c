@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The thread of a lane at the destination: it reads frames, judges everything in them before it acts on it, and answers.
- * It ends when the connection does, on shutdown, and at the first thing that it must refuse.
+ * The thread of a lane at the destination: it reads frames, judges everything in them before it
+ * acts on it, and answers. It ends when the connection does, on shutdown, and at the first thing
+ * that it must refuse.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,7 +15,10 @@
 
 int tcp_await(const struct tcp_lane *l, short events)
 {
-	/* A source may be silent for as long as it likes; looking at @stop now and then costs nothing. */
+	/*
+	 * A source may be silent for as long as it likes; looking at @stop now and then costs
+	 * nothing.
+	 */
 	int ret = socket_wait(l->fd, events, vmferry_now() + NS_PER_S);
 
 	if (atomic_load_explicit(&l->stop, memory_order_relaxed))
@@ -178,7 +182,10 @@ static int handle_read(struct tcp_lane *l, const struct frame_head *head)
 				.kind = ANSWER_DATA, .value = l->in.total, .placed = l->in.placed});
 	if (ret == 0)
 		ret = tcp_serve(l);
-	/* Revoked in the middle: the bytes that the source waits for cannot come any more, nor can a reason. */
+	/*
+	 * Revoked in the middle: the bytes that the source waits for cannot come any more, nor can
+	 * a reason.
+	 */
 	if (ret == -EACCES)
 		return session_fail(l->lane.session, ret,
 				    "lane %u: memory was deregistered while it was read",
@@ -215,18 +222,15 @@ void *tcp_receive_thread(void *lane)
 {
 	struct tcp_lane *l = lane;
 	struct vmferry_session *s = l->lane.session;
-	char name[16];
 	int ret;
 
-	snprintf(name, sizeof(name), "vmf-lane-%u", l->lane.number);
-	pthread_setname_np(pthread_self(), name);
 	do {
 		ret = handle_frame(l);
 	} while (ret == 0);
 	count_cpu(l);
 	/*
-	 * A lane that just ends says nothing of the session: the source may have no more use for it, and its last
-	 * message may still wait on the control connection.
+	 * A lane that just ends says nothing of the session: the source may have no more use for
+	 * it, and its last message may still wait on the control connection.
 	 */
 	if (ret == -ECONNRESET || ret == -ECANCELED)
 		log_debug("session %s: lane %u: ended", s->name, l->lane.number);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The source's half of a lane: writes become frames, and frames go out by sendmsg() straight from the memory. A frame that
- * the socket does not take whole stays, and whoever uses the lane next goes on with it.
+ * The source's half of a lane: writes become frames, and frames go out by sendmsg() straight from
+ * the memory. A frame that the socket does not take whole stays, and whoever uses the lane next
+ * goes on with it.
  */
 #include <errno.h>
 #include <string.h>
@@ -81,7 +82,10 @@ static bool add_write(struct tcp_sender *out, struct vmferry_write *w)
 	return true;
 }
 
-/* Makes the next frame of what is left of a large write and of @writes; returns how many of these it took. */
+/*
+ * Makes the next frame of what is left of a large write and of @writes; returns how many of these
+ * it took.
+ */
 static unsigned int compose(struct tcp_lane *l, const struct vmferry_write *writes,
 			    unsigned int count)
 {
@@ -138,7 +142,10 @@ int tcp_push(struct tcp_lane *l)
 	}
 }
 
-/* Waits until a full socket takes more, hearing what comes back: 0, -ETIMEDOUT, or the session's error. */
+/*
+ * Waits until a full socket takes more, hearing what comes back: 0, -ETIMEDOUT, or the session's
+ * error.
+ */
 static int await_room(struct tcp_lane *l, uint64_t deadline)
 {
 	uint64_t begun = vmferry_now();
@@ -195,8 +202,9 @@ int tcp_fence(struct lane *lane, uint32_t epoch, uint64_t deadline)
 	tcp_begin_frame(l, &(struct frame_head){.kind = FRAME_FENCE, .count = epoch}, NULL);
 	l->out.fenced = (uint64_t)epoch + 1;
 	/*
-	 * The lane may never be used again, so nobody would go on with a fence that the socket did not take: what was sent before may
-	 * have filled it to the brim. Past the deadline it is set all the same, and the next call goes on with it.
+	 * The lane may never be used again, so nobody would go on with a fence that the socket did
+	 * not take: what was sent before may have filled it to the brim. Past the deadline it is
+	 * set all the same, and the next call goes on with it.
 	 */
 	ret = tcp_flush(l, deadline);
 	return ret == -ETIMEDOUT ? 0 : ret;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A lane over TCP. At the source the thread that uses the lane does all the work, with a frame that did not fit kept as
- * state; at the destination a thread of the lane's own reads frames straight into registered memory.
+ * A lane over TCP. At the source the thread that uses the lane does all the work, with a frame that
+ * did not fit kept as state; at the destination a thread of the lane's own reads frames straight
+ * into registered memory.
  */
 #ifndef TCP_TCP_H
 #define TCP_TCP_H
@@ -91,11 +92,16 @@ int tcp_flush(struct tcp_lane *l, uint64_t deadline);
 /* Begins a frame without payload; nothing else may be under way. @extent may be NULL. */
 void tcp_begin_frame(struct tcp_lane *l, const struct frame_head *head, const uint8_t *extent);
 
-/* ack.c. Takes in the answers that have come: 0, 1 when the next bytes are a READ's, or the session's error. */
+/*
+ * ack.c. Takes in the answers that have come: 0, 1 when the next bytes are a READ's, or the
+ * session's error.
+ */
 int tcp_hear(struct tcp_lane *l);
 int tcp_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline);
 
-/* The lane has failed with @error: ends the session, with the destination's reason if it gave one. */
+/*
+ * The lane has failed with @error: ends the session, with the destination's reason if it gave one.
+ */
 int tcp_source_failed(struct tcp_lane *l, const char *what, int error);
 
 /* read.c */
@@ -108,8 +114,9 @@ void *tcp_receive_thread(void *lane);
 int tcp_await(const struct tcp_lane *l, short events);
 
 /*
- * place.c. Reads the payload of the frame in l->in straight into memory, or sends the bytes that it asks for.
- * -EACCES if not all extents lie in memory with l->in.access; then nothing was moved, unless it was revoked meanwhile.
+ * place.c. Reads the payload of the frame in l->in straight into memory, or sends the bytes that it
+ * asks for. -EACCES if not all extents lie in memory with l->in.access; then nothing was moved,
+ * unless it was revoked meanwhile.
  */
 int tcp_place(struct tcp_lane *l);
 int tcp_serve(struct tcp_lane *l);

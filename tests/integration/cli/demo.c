@@ -15,7 +15,7 @@ static void tear_down(void)
 	work_tear_down();
 }
 
-TestSuite(demo, .timeout = 120, .init = work_set_up, .fini = tear_down);
+TestSuite(demo, .timeout = 300, .init = work_set_up, .fini = tear_down);
 
 #define SMALL_DEMO                                                                           \
 	"demo", "--memory", "32M", "--fill", "24M", "--ws", "8M", "--rate", "20M", "--json", \
@@ -71,7 +71,7 @@ Test(demo, ctrl_c__the_guest_runs_on_at_the_source)
 	cr_assert(file_says(work_path("console"), "ready", 60));
 	sleep_ms(1000);
 	kill(demo.pid, SIGINT);
-	cr_assert_eq(program_finish(&demo, 30), 3, "%s", program_err(&demo));
+	cr_assert_eq(program_finish(&demo, 60), 3, "%s", program_err(&demo));
 	report = json_from(work_path("r.json"));
 	report_assert_complete(report, "cancelled");
 	cr_assert(json_object_object_get_ex(report, "guest", &guest));

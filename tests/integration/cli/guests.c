@@ -20,7 +20,7 @@ struct json_object *guest_status(const char *socket)
 
 	if (client_connect(socket, &client) < 0)
 		return NULL;
-	client_ask(client, "status", -1, vmferry_now() + 5 * SECOND_NS, &status);
+	client_ask(client, "status", -1, vmferry_now() + 20 * SECOND_NS, &status);
 	client_free(&client);
 	return status;
 }
@@ -88,7 +88,7 @@ void guest_assert_beats(const char *socket)
 {
 	int64_t before = least_beats(socket);
 
-	for (unsigned int i = 0; i < 100; i++) {
+	for (unsigned int i = 0; i < 1200; i++) {
 		sleep_ms(50);
 		if (least_beats(socket) > before)
 			return;
@@ -98,7 +98,7 @@ void guest_assert_beats(const char *socket)
 
 void receiver_uri(const char *socket, char uri[PATH_BYTES])
 {
-	for (unsigned int i = 0; i < 200; i++) {
+	for (unsigned int i = 0; i < 1200; i++) {
 		struct json_object *status = guest_status(socket);
 
 		snprintf(uri, PATH_BYTES, "%s", status == NULL ? "" : text_of(status, "uri"));
@@ -116,11 +116,11 @@ int guest_quit(struct program *program, const char *socket)
 	struct client *client;
 
 	cr_assert_eq(client_connect(socket, &client), 0);
-	cr_assert_eq(client_ask(client, "quit", -1, vmferry_now() + 5 * SECOND_NS, &answer), 0);
+	cr_assert_eq(client_ask(client, "quit", -1, vmferry_now() + 20 * SECOND_NS, &answer), 0);
 	cr_assert_str_eq(text_of(answer, "event"), "quitting");
 	json_object_put(answer);
 	client_free(&client);
-	return program_finish(program, 20);
+	return program_finish(program, 60);
 }
 
 struct json_object *json_from(const char *path)
@@ -191,7 +191,7 @@ void report_assert_complete(struct json_object *report, const char *result)
 
 bool guest_reaches(const char *socket, const char *state)
 {
-	for (unsigned int i = 0; i < 400; i++) {
+	for (unsigned int i = 0; i < 3000; i++) {
 		struct json_object *status = guest_status(socket);
 		bool there = status != NULL && strcmp(text_of(status, "state"), state) == 0;
 

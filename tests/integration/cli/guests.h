@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tests ask of a running guest, over its control socket, and the fields that a report must have. */
+/*
+ * What the tests ask of a running guest, over its control socket, and the fields that a report must
+ * have.
+ */
 #ifndef TEST_GUESTS_H
 #define TEST_GUESTS_H
 
@@ -10,7 +13,10 @@
 
 struct json_object;
 
-/* A small guest that is soon ready, and what it takes to start one with its control socket at @socket. */
+/*
+ * A small guest that is soon ready, and what it takes to start one with its control socket at
+ * @socket.
+ */
 #define SMALL_GUEST(socket)                                                                   \
 	"run", "--memory", "32M", "--fill", "16M", "--ws", "4M", "--rate", "8M", "--control", \
 		(socket), "--console", "none"
@@ -36,7 +42,9 @@ int guest_quit(struct program *program, const char *socket);
 /* Reads a JSON object from a file; asserts that it is one. The caller puts it. */
 struct json_object *json_from(const char *path);
 
-/* Asserts that a report has every top-level field, of the right type and with values that can be. */
+/*
+ * Asserts that a report has every top-level field, of the right type and with values that can be.
+ */
 void report_assert_complete(struct json_object *report, const char *result);
 
 const char *text_of(struct json_object *object, const char *name);

@@ -21,7 +21,7 @@ static void tear_down(void)
 	work_tear_down();
 }
 
-TestSuite(migrate, .timeout = 120, .init = work_set_up, .fini = tear_down);
+TestSuite(migrate, .timeout = 300, .init = work_set_up, .fini = tear_down);
 
 static void start_receiver(struct program *program, const char *socket, char uri[PATH_BYTES])
 {
@@ -88,14 +88,14 @@ Test(migrate, two_terminals__and_onward)
 	assert_arrival(report);
 	json_object_put(report);
 
-	cr_assert_eq(program_finish(&source, 20), 0);
+	cr_assert_eq(program_finish(&source, 60), 0);
 	cr_assert_not_null(strstr(program_out(&source), uri), "%s", program_out(&source));
 	cr_assert_eq(access(work_path("a"), F_OK), -1);
 
 	start_receiver(&third, work_path("c"), uri);
 	cr_assert_eq(RUN_TO_END(&migrate, "migrate", work_path("b"), uri, "--downtime", "1s"), 0,
 		     "%s", program_err(&migrate));
-	cr_assert_eq(program_finish(&destination, 20), 0);
+	cr_assert_eq(program_finish(&destination, 60), 0);
 	guest_assert_beats(work_path("c"));
 	cr_assert_eq(guest_quit(&third, work_path("c")), 0);
 }
@@ -161,7 +161,7 @@ Test(migrate, ctrl_c__the_guest_runs_on_and_can_be_migrated_again)
 	cr_assert(guest_reaches(work_path("a"), "migrating"));
 	sleep_ms(300);
 	kill(migrate.pid, SIGINT);
-	cr_assert_eq(program_finish(&migrate, 20), 3, "%s", program_err(&migrate));
+	cr_assert_eq(program_finish(&migrate, 60), 3, "%s", program_err(&migrate));
 	report = json_from(work_path("report.json"));
 	report_assert_complete(report, "cancelled");
 	json_object_put(report);
@@ -201,8 +201,8 @@ Test(migrate, ctrl_c_at_the_source_during_a_migration__ends_both)
 	PROGRAM(&migrate, "migrate", work_path("a"), uri, "--bandwidth", "1M");
 	cr_assert(guest_reaches(work_path("a"), "migrating"));
 	kill(source.pid, SIGINT);
-	cr_assert_eq(program_finish(&source, 20), 0);
-	cr_assert_eq(program_finish(&migrate, 20), 3);
+	cr_assert_eq(program_finish(&source, 60), 0);
+	cr_assert_eq(program_finish(&migrate, 60), 3);
 	kill(destination.pid, SIGINT);
-	cr_assert_eq(program_finish(&destination, 20), 3);
+	cr_assert_eq(program_finish(&destination, 60), 3);
 }

@@ -14,8 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WORDS_MAX 48
-#define STEP_MS	  10
+#define WORDS_MAX    48
+#define STEP_MS	     10
+#define PASSED_FIRST 3
 
 char work_directory[64];
 
@@ -64,6 +65,24 @@ static void output_to(const char *path, int fd)
 	close(file);
 }
 
+/* As sd_listen_fds(3) wants it. */
+static void pass_descriptors(const int *fds, unsigned int count)
+{
+	char text[32], names[128] = "";
+
+	for (unsigned int i = 0; i < count; i++) {
+		snprintf(text, sizeof(text), "%sqemu-%u", i == 0 ? "" : ":", i);
+		strncat(names, text, sizeof(names) - strlen(names) - 1);
+		if (dup2(fds[i], PASSED_FIRST + (int)i) < 0)
+			_exit(127);
+	}
+	snprintf(text, sizeof(text), "%u", count);
+	setenv("LISTEN_FDS", text, 1);
+	snprintf(text, sizeof(text), "%d", (int)getpid());
+	setenv("LISTEN_PID", text, 1);
+	setenv("LISTEN_FDNAMES", names, 1);
+}
+
 static void become(struct program *program, char **argv)
 {
 	int null = open("/dev/null", O_RDONLY);
@@ -76,7 +95,8 @@ static void become(struct program *program, char **argv)
 	_exit(127);
 }
 
-void program_start(struct program *program, const char *const *words)
+void program_start_passing(struct program *program, const char *const *words, const int *fds,
+			   unsigned int count)
 {
 	static unsigned int number;
 	char *argv[WORDS_MAX] = {(char *)VMFERRY};
@@ -87,8 +107,16 @@ void program_start(struct program *program, const char *const *words)
 	snprintf(program->err, PATH_BYTES, "%s/err-%u", work_directory, number++);
 	program->pid = fork();
 	cr_assert_geq(program->pid, 0);
-	if (program->pid == 0)
-		become(program, argv);
+	if (program->pid != 0)
+		return;
+	if (count > 0)
+		pass_descriptors(fds, count);
+	become(program, argv);
+}
+
+void program_start(struct program *program, const char *const *words)
+{
+	program_start_passing(program, words, NULL, 0);
 }
 
 int program_finish(struct program *program, unsigned int seconds)

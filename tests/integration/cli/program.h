@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* vmferry as a child process: its arguments, its output as files, its exit status, always with a deadline. */
+/*
+ * vmferry as a child process: its arguments, its output as files, its exit status, always with a
+ * deadline.
+ */
 #ifndef TEST_PROGRAM_H
 #define TEST_PROGRAM_H
 
@@ -27,7 +30,17 @@ const char *work_path(const char *name);
 void program_start(struct program *program, const char *const *words);
 #define PROGRAM(program, ...) program_start(program, (const char *const[]){__VA_ARGS__, NULL})
 
-/* Waits for the end: its exit status, 128 + the signal that ended it, or -1 (and it is killed) when time is up. */
+/*
+ * The same, with @count descriptors passed as a service manager does, from 3 on; they are above
+ * those themselves.
+ */
+void program_start_passing(struct program *program, const char *const *words, const int *fds,
+			   unsigned int count);
+
+/*
+ * Waits for the end: its exit status, 128 + the signal that ended it, or -1 (and it is killed) when
+ * time is up.
+ */
 int program_finish(struct program *program, unsigned int seconds);
 
 /* Kills it if it still runs. */
@@ -41,7 +54,7 @@ const char *program_err(const struct program *program);
 bool file_says(const char *path, const char *text, unsigned int seconds);
 
 /* Runs it to its end. */
-#define RUN_TO_END(program, ...) (PROGRAM(program, __VA_ARGS__), program_finish(program, 60))
+#define RUN_TO_END(program, ...) (PROGRAM(program, __VA_ARGS__), program_finish(program, 120))
 
 void sleep_ms(unsigned int ms);
 

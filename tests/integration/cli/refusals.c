@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Migrations that cannot be: the exit status says so, the message says why, and the guest runs on. */
+/*
+ * Migrations that cannot be: the exit status says so, the message says why, and the guest runs on.
+ */
 #include <criterion/criterion.h>
 #include <json-c/json.h>
 #include <string.h>
@@ -31,7 +33,7 @@ static const char *said(const struct program *program)
 	return *out != '\0' ? out : program_err(program);
 }
 
-TestSuite(refusals, .timeout = 120, .init = set_up, .fini = tear_down);
+TestSuite(refusals, .timeout = 300, .init = set_up, .fini = tear_down);
 
 Test(refusals, bad_uri__refused_with_a_right_example)
 {

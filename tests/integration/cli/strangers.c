@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Garbage on the control socket and on the migration port: answered or closed, and nothing else happens. */
+/*
+ * Garbage on the control socket and on the migration port: answered or closed, and nothing else
+ * happens.
+ */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -24,7 +27,7 @@ static void tear_down(void)
 	work_tear_down();
 }
 
-TestSuite(strangers, .timeout = 120, .init = work_set_up, .fini = tear_down);
+TestSuite(strangers, .timeout = 300, .init = work_set_up, .fini = tear_down);
 
 static void limit_wait(int fd)
 {

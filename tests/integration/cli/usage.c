@@ -13,7 +13,7 @@
 
 #include "program.h"
 
-TestSuite(usage, .timeout = 120, .init = work_set_up, .fini = work_tear_down);
+TestSuite(usage, .timeout = 300, .init = work_set_up, .fini = work_tear_down);
 
 Test(usage, help__of_every_command)
 {
@@ -81,7 +81,7 @@ Test(usage, wrong_command_lines__exit_2_and_say_why)
 
 	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		program_start(&program, bad[i].words);
-		cr_assert_eq(program_finish(&program, 30), 2, "line %u", i);
+		cr_assert_eq(program_finish(&program, 60), 2, "line %u", i);
 		cr_assert_not_null(strstr(program_err(&program), bad[i].says), "line %u: %s", i,
 				   program_err(&program));
 		cr_assert_str_eq(program_out(&program), "");
@@ -149,7 +149,8 @@ Test(usage, check__says_what_its_exit_status_says)
 	cr_assert_not_null(found);
 	cr_assert(json_object_object_get_ex(found, "can_migrate", &can));
 	cr_assert_eq(code, json_object_get_boolean(can) ? 0 : 6);
-	cr_assert_not_null(strstr(program_out(&program), "dirty ring"));
+	/* Without KVM nothing can be asked about rings. */
+	cr_assert_not_null(strstr(program_out(&program), have_kvm() ? "dirty ring" : "/dev/kvm"));
 	cr_assert_not_null(strstr(program_out(&program), "memlock limit"));
 	json_object_put(found);
 }
@@ -217,7 +218,10 @@ Test(usage, demo_without_kvm__exit_6_in_one_line)
 		if (geteuid() != 0 || (st.st_mode & 0006) != 0)
 			cr_skip_test("/dev/kvm cannot be made unreachable");
 		cr_assert_eq(chmod(work_directory, 0777), 0);
-		/* The real user too: else it is a set-user-ID program, which a leak checker may not look into. */
+		/*
+		 * The real user too: else it is a set-user-ID program, which a leak checker may not
+		 * look into.
+		 */
 		cr_assert_eq(setresuid(NOBODY, NOBODY, 0), 0);
 		if (euidaccess(VMFERRY, X_OK) < 0) {
 			cr_assert_eq(setresuid(0, 0, 0), 0);
@@ -227,7 +231,7 @@ Test(usage, demo_without_kvm__exit_6_in_one_line)
 	PROGRAM(&program, "demo");
 	if (stat("/dev/kvm", &st) == 0)
 		cr_assert_eq(setresuid(0, 0, 0), 0);
-	cr_assert_eq(program_finish(&program, 30), 6);
+	cr_assert_eq(program_finish(&program, 60), 6);
 	text = program_err(&program);
 	cr_assert_not_null(strstr(text, "/dev/kvm"), "%s", text);
 	cr_assert_not_null(strstr(text, "vmferry check"));

@@ -51,7 +51,10 @@ void fakevm_destroy(struct fakevm *vm)
 	pthread_mutex_destroy(&vm->lock);
 }
 
-/* The guest's stores race with the library's reads, as a real guest's do; that is what dirty tracking is for. */
+/*
+ * The guest's stores race with the library's reads, as a real guest's do; that is what dirty
+ * tracking is for.
+ */
 __attribute__((no_sanitize("thread"), noinline)) static void write_page(uint64_t *page,
 									uint64_t seed)
 {
@@ -144,7 +147,7 @@ uint64_t fakevm_differing(const struct fakevm *a, const struct fakevm *b)
 	return different;
 }
 
-/* ---- source ------------------------------------------------------------------------------------------------ */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 static int describe(void *ctx, struct vmferry_blob *spec)
 {
@@ -202,7 +205,7 @@ const struct vmferry_source_ops fakevm_source_ops = {
 	.committed = committed,
 };
 
-/* ---- destination ------------------------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 static int check(void *ctx, const void *spec, size_t length, struct vmferry_problems *problems)
 {

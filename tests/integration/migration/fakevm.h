@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM without KVM: memory in memfds and a thread that plays the guest, writing pages and telling the library of each. Both
- * ends of a migration can live in one process, so that memory can be compared byte by byte at the moment of the switchover.
+ * A VM without KVM: memory in memfds and a thread that plays the guest, writing pages and telling
+ * the library of each. Both ends of a migration can live in one process, so that memory can be
+ * compared byte by byte at the moment of the switchover.
  */
 #ifndef FAKEVM_H
 #define FAKEVM_H

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Whole migrations of a VM without KVM, both ends in this process: every byte compared at the moment of the switchover. */
+/*
+ * Whole migrations of a VM without KVM, both ends in this process: every byte compared at the
+ * moment of the switchover.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +15,7 @@
 #include <unistd.h>
 
 #include "rig.h"
+#include "support/fake_clock.h"
 
 static void setup(void)
 {
@@ -20,27 +24,7 @@ static void setup(void)
 	rig_open(&transport);
 }
 
-TestSuite(migrate, .init = setup, .fini = rig_close, .timeout = 60);
-
-static struct json_object *report(void)
-{
-	struct json_object *object;
-	char *json = NULL;
-
-	cr_assert_eq(vmferry_source_report(source, &json), 0);
-	object = json_tokener_parse(json);
-	cr_assert_not_null(object);
-	free(json);
-	return object;
-}
-
-static struct json_object *member(struct json_object *o, const char *name)
-{
-	struct json_object *value = NULL;
-
-	cr_assert(json_object_object_get_ex(o, name, &value), "no %s in the report", name);
-	return value;
-}
+TestSuite(migrate, .init = setup, .fini = rig_close, .timeout = 180);
 
 Test(migrate, busy_guest__every_byte_is_there_and_only_one_runs)
 {
@@ -48,15 +32,15 @@ Test(migrate, busy_guest__every_byte_is_there_and_only_one_runs)
 
 	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
-	r = report();
-	cr_assert_str_eq(json_object_get_string(member(r, "result")), "completed");
-	cr_assert_null(member(r, "verified"));
-	cr_assert_str_eq(json_object_get_string(member(r, "tracker")), "caller");
-	cr_assert_gt(json_object_get_int64(member(r, "blackout_us")), 0);
-	cr_assert_gt(json_object_get_int64(member(r, "predicted_blackout_us")), 0);
-	cr_assert_geq(json_object_get_int64(member(r, "bytes_sent")),
-		      json_object_get_int64(member(r, "bytes_minimum")));
-	cr_assert_gt(json_object_get_int64(member(r, "first_pass_bytes_per_second")), 0);
+	r = rig_report();
+	cr_assert_str_eq(json_object_get_string(rig_member(r, "result")), "completed");
+	cr_assert_null(rig_member(r, "verified"));
+	cr_assert_str_eq(json_object_get_string(rig_member(r, "tracker")), "caller");
+	cr_assert_gt(json_object_get_int64(rig_member(r, "blackout_us")), 0);
+	cr_assert_gt(json_object_get_int64(rig_member(r, "predicted_blackout_us")), 0);
+	cr_assert_geq(json_object_get_int64(rig_member(r, "bytes_sent")),
+		      json_object_get_int64(rig_member(r, "bytes_minimum")));
+	cr_assert_gt(json_object_get_int64(rig_member(r, "first_pass_bytes_per_second")), 0);
 	json_object_put(r);
 }
 
@@ -82,12 +66,15 @@ Test(migrate, verify__compares_equal)
 	options.verify = true;
 	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
-	r = report();
-	cr_assert(json_object_get_boolean(member(r, "verified")));
+	r = rig_report();
+	cr_assert(json_object_get_boolean(rig_member(r, "verified")));
 	json_object_put(r);
 }
 
-/* Corrupts one byte that was already sent, behind the library's back, after it came and before it is hashed. */
+/*
+ * Corrupts one byte that was already sent, behind the library's back, after it came and before it
+ * is hashed.
+ */
 static void corrupt(void *ctx)
 {
 	struct fakevm *vm = ctx;
@@ -109,10 +96,10 @@ Test(migrate, verify_with_a_lost_write__is_found)
 	options.verify = true;
 	options.on_phase = corrupt_unheard;
 	cr_assert_eq(rig_migrate(), -EILSEQ);
-	r = report();
-	cr_assert_not(json_object_get_boolean(member(r, "verified")));
-	cr_assert_eq(json_object_get_int(member(r, "mismatched_pages")), 1);
-	cr_assert_str_eq(json_object_get_string(member(r, "result")), "completed");
+	r = rig_report();
+	cr_assert_not(json_object_get_boolean(rig_member(r, "verified")));
+	cr_assert_eq(json_object_get_int(rig_member(r, "mismatched_pages")), 1);
+	cr_assert_str_eq(json_object_get_string(rig_member(r, "result")), "completed");
 	json_object_put(r);
 }
 
@@ -145,15 +132,22 @@ Test(migrate, untouched_memory__stays_untouched_at_the_destination)
 Test(migrate, zero_pages__are_not_sent_and_read_as_zeroes)
 {
 	struct json_object *r;
+	uint64_t once, again;
 
 	memset(here.regions[1].base, 0, here.regions[1].size);
 	here.pace_ns = 50000000;
 	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
-	r = report();
-	cr_assert_leq(json_object_get_uint64(member(r, "bytes_minimum")), FAKEVM_LOW);
-	cr_assert_leq((double)json_object_get_int64(member(r, "bytes_sent")),
-		      1.01 * (double)json_object_get_int64(member(r, "bytes_minimum")));
+	r = rig_report();
+	cr_assert_leq(json_object_get_uint64(rig_member(r, "bytes_minimum")), FAKEVM_LOW);
+	/*
+	 * Each page once, and again what the guest wrote meanwhile: how long that was is the
+	 * machine's.
+	 */
+	once = json_object_get_uint64(rig_member(r, "bytes_minimum"));
+	again = atomic_load(&here.pulse->writes) * VMFERRY_PAGE_SIZE;
+	cr_assert_leq((double)json_object_get_uint64(rig_member(r, "bytes_sent")),
+		      1.01 * (double)(once + again));
 	json_object_put(r);
 }
 
@@ -163,8 +157,8 @@ Test(migrate, problems__are_all_told_and_the_guest_runs_on)
 
 	there.problem = "cpuid leaf 7: avx512 is missing";
 	assert_stayed(rig_migrate(), -EXDEV);
-	r = report();
-	list = member(r, "problems");
+	r = rig_report();
+	list = rig_member(r, "problems");
 	cr_assert_eq(json_object_array_length(list), 2);
 	cr_assert_not_null(strstr(json_object_get_string(json_object_array_get_idx(list, 0)),
 				  "avx512 is missing"));
@@ -177,17 +171,108 @@ Test(migrate, second_attempt_after_a_failed_one__arrives)
 {
 	there.fail_load = -EIO;
 	assert_stayed(rig_migrate(), -ECONNABORTED);
-	cr_assert(there.abandoned);
+	assert_abandoned();
 	there.fail_load = 0;
 	rig_end_source();
 	cr_assert_eq(rig_migrate(), 0);
 	assert_arrived();
 }
 
+/*
+ * They have finished the handshake, and then nothing comes. The clock stands still: whoever waited
+ * for one of them would wait for ever, and the next could not connect.
+ */
+Test(migrate, many_who_say_nothing__the_next_is_heard)
+{
+	struct vmferry_transport_options o = {.size = sizeof(o), .lanes = 1};
+	struct vmferry_session *silent[40], *next = NULL;
+	struct vmferry_message m;
+
+	fake_clock_stop();
+	for (int i = 0; i < 40; i++)
+		cr_assert_eq(vmferry_connect(vmferry_destination_uri(destination), &o,
+					     vmferry_now() + 60 * SECOND, &silent[i]),
+			     0);
+	cr_assert_eq(vmferry_connect(vmferry_destination_uri(destination), &o,
+				     vmferry_now() + 60 * SECOND, &next),
+		     0);
+	cr_assert_eq(vmferry_send(next, VMFERRY_CONTROL, 999, NULL, 0, vmferry_now() + SECOND), 0);
+	/* Nothing that it knows: it closes. */
+	cr_expect_eq(vmferry_recv(next, &m, vmferry_now() + 60 * SECOND), -ECONNRESET);
+	vmferry_session_close(&next);
+	for (int i = 0; i < 40; i++)
+		vmferry_session_close(&silent[i]);
+}
+
 Test(migrate, prepare_fails__guest_runs_on)
 {
 	there.fail_prepare = -ENOMEM;
 	assert_stayed(rig_migrate(), -EXDEV);
+	/* What was built before it failed. */
+	assert_abandoned();
+}
+
+static void fail_the_last_save(void *ctx, enum vmferry_phase phase)
+{
+	(void)ctx;
+	if (phase == VMFERRY_SWITCHOVER)
+		here.fail_save = -EIO;
+}
+
+Test(migrate, save_fails_in_the_switchover__guest_runs_on_and_the_pause_is_told)
+{
+	struct json_object *r;
+
+	options.on_phase = fail_the_last_save;
+	assert_stayed(rig_migrate(), -EIO);
+	r = rig_report();
+	cr_expect_gt(json_object_get_int64(rig_member(r, "blackout_us")), 0);
+	json_object_put(r);
+}
+
+static void load_for_long(void *ctx)
+{
+	(void)ctx;
+	if (vmferry_source_phase(source) == VMFERRY_SWITCHOVER)
+		usleep(5500000);
+}
+
+Test(migrate, last_load_takes_less_than_the_downtime_allows__arrives)
+{
+	there.in_load = load_for_long;
+	options.downtime_ns = 30 * SECOND;
+	cr_assert_eq(rig_migrate(), 0);
+	assert_arrived();
+}
+
+static int new_source(const struct vmferry_source_options *o)
+{
+	struct vmferry_source *s = NULL;
+	struct vmferry_vm vm;
+	int ret;
+
+	fakevm_describe(&here, &vm);
+	ret = vmferry_source_new(&vm, &fakevm_source_ops, &here,
+				 vmferry_destination_uri(destination), o, &s);
+	vmferry_source_free(&s);
+	return ret;
+}
+
+Test(migrate, no_options__defaults)
+{
+	struct vmferry_destination *d = NULL;
+
+	cr_expect_eq(new_source(NULL), 0);
+	cr_expect_eq(vmferry_destination_new(&fakevm_destination_ops, &there, "tcp:127.0.0.1:0",
+					     NULL, &d),
+		     0);
+	vmferry_destination_free(&d);
+}
+
+Test(migrate, tracker_that_there_is_not__einval)
+{
+	options.tracker = (enum vmferry_tracker)4;
+	cr_expect_eq(new_source(&options), -EINVAL);
 }
 
 Test(migrate, save_fails__guest_runs_on)
@@ -263,9 +348,17 @@ static void cancel_when_loading(void *ctx)
 	/* The rehearsal's load comes first, when nothing is paused. */
 	if (vmferry_source_phase(source) != VMFERRY_SWITCHOVER)
 		return;
+	fake_clock_stop();
 	atomic_store(&cancelled_ns, vmferry_now());
+	fake_clock_pass(1);
 	cr_assert_eq(vmferry_source_cancel(source), 0);
-	usleep(300000);
+	/*
+	 * Slowly, so that a busy machine does not keep the source from what it does in that time.
+	 */
+	for (int ms = 0; ms < 300; ms++) {
+		usleep(5000);
+		fake_clock_pass(1000000);
+	}
 }
 
 Test(migrate, cancel_while_paused__guest_runs_on_within_100_ms)
@@ -293,8 +386,9 @@ Test(migrate, limit_that_cannot_be_met__gives_up_at_the_timeout_with_numbers)
 	options.downtime_ns = 1;
 	options.timeout_ns = SECOND / 2;
 	assert_stayed(rig_migrate(), -ETIME);
-	r = report();
-	cr_assert_not_null(strstr(json_object_get_string(member(r, "reason")), "not converged"));
+	r = rig_report();
+	cr_assert_not_null(
+		strstr(json_object_get_string(rig_member(r, "reason")), "not converged"));
 	json_object_put(r);
 }
 
@@ -305,9 +399,11 @@ Test(migrate, bandwidth_limit__is_kept)
 	options.bandwidth = 20u << 20;
 	here.pace_ns = 100000000;
 	cr_assert_eq(rig_migrate(), 0);
-	/* 70 % of 17 MiB at 20 MiB a second. */
+	/*
+	 * 70 % of 17 MiB at 20 MiB a second. How much longer it takes is the machine's; the
+	 * source's own timeout is the end of it.
+	 */
 	cr_assert_gt(vmferry_now() - began, SECOND * 45 / 100);
-	cr_assert_lt(vmferry_now() - began, 3 * SECOND);
 	assert_arrived();
 }
 
@@ -338,7 +434,7 @@ Test(migrate, nobody_listens__is_refused_at_once)
 	assert_stayed(vmferry_source_wait(source, vmferry_now() + 5 * SECOND), -ECONNREFUSED);
 }
 
-/* ---- strangers that speak the transport's protocol but not ours ---------------------------------------------------------- */
+/* ---- strangers that speak the transport's protocol but not ours ------------------------------ */
 
 static struct vmferry_session *stranger(void)
 {
@@ -396,7 +492,10 @@ Test(migrate, strangers_with_nonsense__are_closed_and_a_source_still_arrives)
 	assert_arrived();
 }
 
-/* A source that goes astray in pre-copy: the attempt ends, the guest never runs here, and the next one may come. */
+/*
+ * A source that goes astray in pre-copy: the attempt ends, the guest never runs here, and the next
+ * one may come.
+ */
 Test(migrate, write_before_anything_was_offered__ends_only_that_session)
 {
 	struct vmferry_session *session = stranger();

@@ -65,6 +65,38 @@ fail() {
 	exit 1
 }
 
+# The destination is on machine 2.
+pair() {
+	read -ra peer_rails <<<"$VMFERRY_PEER_RAILS"
+	read -ra peer_rails6 <<<"$VMFERRY_PEER_RAILS6"
+	far=(lab on 2)
+	# Addresses of machine 2: over the cable that is pulled, and over the one that never is.
+	over_rail=${peer_rails[0]}
+	over_control=10.79.0.2
+}
+
+# Whatever a case did, the next one finds the cable in order.
+tidily() { # function...
+	(cd / && lab on 2 mkdir -p "$OLDPWD") || fail "machine 2 does not answer"
+	lab cable on
+	lab netem off
+	lab on 2 lab netem off
+	lab mend
+	lab on 2 lab mend
+	"$@"
+}
+
+# The shell need not tell that it was killed.
+put_down() { # pid
+	kill -KILL "$1" 2>/dev/null
+	wait "$1" 2>/dev/null
+}
+
+# Packets.
+sent_by() { # device
+	cat "/sys/class/infiniband/$1/ports/1/hw_counters/sent_pkts"
+}
+
 # Repeats a command until it succeeds.
 await() { # seconds command...
 	local end=$((SECONDS + $1))
@@ -174,10 +206,11 @@ start_destination() { # argument...
 	uri=$(sed -n 's/^waiting for a guest at //p' destination.log)
 }
 
-# On a terminal of its own, so that it tells its phases. Leaves the exit code in migrate.code.
+# On a terminal of its own, so that it tells its phases. Leaves the exit code in migrate.code. Whether it connects again is the case's to
+# say, in $reconnect.
 start_migrate() { # argument...
 	local command
-	printf -v command '%q ' "$vmferry" migrate source "$uri" --json report.json "$@"
+	printf -v command '%q ' "$vmferry" migrate source "$uri" --json report.json --reconnect "${reconnect:-never}" "$@"
 	rm -f report.json migrate.code migrate.log
 	{
 		local code=0

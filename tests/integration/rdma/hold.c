@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Linked into vmferry-held, which is vmferry but that the library tells this file of each phase (--wrap of the functions that take
- * the options): in the phase that VMFERRY_HOLD names it creates the file that VMFERRY_HELD names and stands still until that file is
- * gone. Whoever tests can then kill a process or pull a cable in exactly that phase; other threads go on, as when a step takes long.
+ * Linked into vmferry-held, which is vmferry but that the library tells this file of each phase
+ * (--wrap of the functions that take the options): in the phase that VMFERRY_HOLD names it creates
+ * the file that VMFERRY_HELD names and stands still until that file is gone. Whoever tests can then
+ * kill a process or pull a cable in exactly that phase; other threads go on, as when a step takes
+ * long.
  *
- * Two moments are no phase's beginning: "setup", while the first lane is being connected, and "go", when the destination has taken GO
- * and not run the guest yet.
+ * Two moments are no phase's beginning: "setup", while the first lane is being connected, and "go",
+ * when the destination has taken GO and not run the guest yet.
  */
 #include <fcntl.h>
 #include <rdma/rdma_cma.h>

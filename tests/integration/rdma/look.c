@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * rdma-look SOCKET|FILE POINTER... prints members of a report in FILE, or of the status that is had at a control socket, one a
- * line, by JSON pointer: /guest/beats. What is not there is an empty line; exit status 1 if there is nothing to look at.
+ * rdma-look SOCKET|FILE POINTER... prints members of a report in FILE, or of the status that is had
+ * at a control socket, one a line, by JSON pointer: /guest/beats. What is not there is an empty
+ * line; exit status 1 if there is nothing to look at.
  */
 #include <json-c/json.h>
 #include <stdio.h>

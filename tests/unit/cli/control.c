@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -128,20 +129,65 @@ Test(control, garbage__error_and_closed, .init = set_up, .fini = tear_down)
 	expect_refusal(big, sizeof(big));
 }
 
-Test(control, many_clients__those_beyond_the_limit_are_closed, .init = set_up, .fini = tear_down)
+static bool is_open(int fd)
+{
+	char byte;
+
+	return recv(fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+static void ask_and_take_answer(int fd)
+{
+	char text[512];
+
+	cr_assert_gt((int)send(fd, "{\"command\":\"status\"}\n", 21, MSG_NOSIGNAL), 0);
+	serve();
+	cr_assert_gt((int)recv(fd, text, sizeof(text), MSG_DONTWAIT), 0);
+}
+
+/* Silent ones must not lock the socket: those who have asked something stay. */
+Test(control, many_clients__the_idlest_gives_way, .init = set_up, .fini = tear_down)
 {
 	int fds[20];
-	char byte;
 
 	for (int i = 0; i < 20; i++) {
 		fds[i] = connect_raw();
 		serve();
+		if (i == 0)
+			ask_and_take_answer(fds[i]);
 	}
-	cr_assert_eq((int)recv(fds[19], &byte, 1, MSG_DONTWAIT), 0);
+	cr_expect(is_open(fds[0]));
+	for (int i = 1; i <= 4; i++)
+		cr_expect_not(is_open(fds[i]), "client %d", i);
+	for (int i = 5; i < 20; i++)
+		cr_expect(is_open(fds[i]), "client %d", i);
+	ask_and_take_answer(fds[19]);
 	for (int i = 0; i < 20; i++)
 		close(fds[i]);
 	serve();
 	expect_refusal("x\n", 2);
+}
+
+/* Not an event again and again: serve() would not come back. */
+Test(control, no_descriptors_left__closed_and_no_busy_loop, .init = set_up, .fini = tear_down)
+{
+	struct rlimit before, limit;
+	int fd = connect_raw();
+	int next = dup(fd);
+
+	cr_assert_geq(next, 0);
+	close(next);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+	limit = before;
+	limit.rlim_cur = (rlim_t)next;
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	serve();
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+	cr_expect_not(is_open(fd));
+	close(fd);
+	fd = connect_raw();
+	ask_and_take_answer(fd);
+	close(fd);
 }
 
 Test(control, path_in_use__refused, .init = set_up, .fini = tear_down)

@@ -41,6 +41,7 @@ Test(option, migrate__arguments_and_options_in_any_order)
 	cr_assert_eq(migration.bandwidth, 800ull << 20);
 	cr_assert_eq(migration.lanes, 2);
 	cr_assert_eq(migration.timeout, VMFERRY_TIMEOUT_DEFAULT_NS);
+	cr_assert_eq(migration.reconnect, VMFERRY_RECONNECT_DEFAULT_NS);
 	cr_assert(migration.verify);
 	cr_assert_not(migration.insecure);
 }
@@ -125,6 +126,7 @@ Test(option, settings__survive_the_control_socket)
 		.downtime = 1234567,
 		.bandwidth = 800ull << 20,
 		.timeout = 7000000000,
+		.reconnect = 3000000000,
 		.lanes = 3,
 		.transport = {.kind = VMFERRY_TRANSPORT_RDMA,
 			      .rails = {.items = {"10.0.0.1", "fd00::2"}, .count = 2},
@@ -141,6 +143,7 @@ Test(option, settings__survive_the_control_socket)
 	cr_assert_eq(after.downtime, before.downtime);
 	cr_assert_eq(after.bandwidth, before.bandwidth);
 	cr_assert_eq(after.timeout, before.timeout);
+	cr_assert_eq(after.reconnect, before.reconnect);
 	cr_assert_eq(after.lanes, before.lanes);
 	cr_assert_eq(after.transport.kind, before.transport.kind);
 	cr_assert_eq(after.transport.rails.count, 2);

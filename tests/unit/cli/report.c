@@ -61,6 +61,15 @@ Test(report, text__units_from_the_names)
 	free(text);
 }
 
+Test(report, reason_that_there_is_not__no_line)
+{
+	char *text = text_of("{\"result\":\"completed\",\"reason\":\"\",\"pid\":7}");
+
+	cr_assert_str_eq(text, "result                     completed\n"
+			       "pid                        7\n");
+	free(text);
+}
+
 Test(report, unknown_steps__appear_under_their_heading)
 {
 	char *text = text_of(

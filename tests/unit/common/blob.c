@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Byte buffers: what was appended comes back, whatever the steps, and failures leave a blob as it was. */
+/*
+ * Byte buffers: what was appended comes back, whatever the steps, and failures leave a blob as it
+ * was.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>

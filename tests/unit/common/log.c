@@ -64,6 +64,15 @@ Test(log, overlong_line__cut_and_terminated)
 	cr_assert_eq(strlen(seen.line), 1023);
 }
 
+/* A peer's words could end the line and forge another, or speak to the terminal. */
+Test(log, control_characters__replaced)
+{
+	vmferry_set_log(record, &seen, VMFERRY_LOG_DEBUG);
+	log_debug("peer %s", "a\nb\033[2J\x7f\xc2\x9b"
+			     "c \xc3\xa4");
+	cr_assert_str_eq(seen.line, "peer a?b?[2J???c \xc3\xa4");
+}
+
 Test(version, number__that_of_the_header, .timeout = 20)
 {
 	char expected[32];

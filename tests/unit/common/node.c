@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads near nodes: on a host that has nodes 0 and 1, with one processor each, whatever this one has. */
+/*
+ * Threads near nodes: on a host that has nodes 0 and 1, with one processor each, whatever this one
+ * has.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <numa.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Wire integers: golden bytes, round trips, and every stream that is too short for what is read from it. */
+/*
+ * Wire integers: golden bytes, round trips, and every stream that is too short for what is read
+ * from it.
+ */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>

@@ -11,7 +11,7 @@
 
 #include "machine.h"
 
-TestSuite(enable_ring, .init = machine_need_kvm, .timeout = 20);
+TestSuite(enable_ring, .init = machine_need_kvm, .timeout = 300);
 
 static int new_vm(void)
 {

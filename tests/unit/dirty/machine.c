@@ -28,8 +28,8 @@
 #define PTE_2M_SIZE (2ull << 20)
 
 /*
- * r8: first page, r9: number of pages, rax: state of the generator that r10 and r11 drive. The version of a page is its
- * first word; each write raises it and leaves it in two more places.
+ * r8: first page, r9: number of pages, rax: state of the generator that r10 and r11 drive. The
+ * version of a page is its first word; each write raises it and leaves it in two more places.
  */
 extern const char guest_code[], guest_code_end[];
 __asm__(".pushsection .rodata\n"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A guest of a few instructions, run by threads of the test: each vCPU writes random pages as fast as it can, in long mode
- * ring 3 with page tables in guest memory, so that the page walker's own writes must be found too.
+ * A guest of a few instructions, run by threads of the test: each vCPU writes random pages as fast
+ * as it can, in long mode ring 3 with page tables in guest memory, so that the page walker's own
+ * writes must be found too.
  */
 #ifndef TEST_MACHINE_H
 #define TEST_MACHINE_H
@@ -47,8 +48,8 @@ void machine_need_kvm(void);
 void machine_make(struct machine *m, unsigned int vcpus, uint32_t ring_entries);
 
 /*
- * Gives all vCPUs another program, @code to @end, in ring 0. It gets the address of the memory that it may write in r8 and
- * rdi, of its end in r9, and 0 in rax.
+ * Gives all vCPUs another program, @code to @end, in ring 0. It gets the address of the memory that
+ * it may write in r8 and rdi, of its end in r9, and 0 in rax.
  */
 void machine_set_kernel(struct machine *m, const char *code, const char *end);
 void machine_run(struct machine *m);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The dirty map: regions that it accepts, ranges that are marked, bits that are published and taken. */
+/*
+ * The dirty map: regions that it accepts, ranges that are marked, bits that are published and
+ * taken.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 
@@ -11,9 +14,9 @@
 #define LOW_AT	   0u
 #define HIGH_AT	   (1ull << 32)
 
-TestSuite(map_new, .timeout = 10);
-TestSuite(map_mark, .timeout = 10);
-TestSuite(map_take, .timeout = 10);
+TestSuite(map_new, .timeout = 300);
+TestSuite(map_mark, .timeout = 300);
+TestSuite(map_take, .timeout = 300);
 
 /* Two regions that touch, and one above a hole. */
 static const struct vmferry_region some_regions[] = {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM's dirty rings without KVM: what virt/kvm/dirty_ring.c does, in memory that is mapped as KVM's would be. ioctl(), usleep() and
- * getrusage() of the executable are the model's, and in each of them its vCPUs go on, by chance: so one seed is one order of
- * events. Nothing else runs; all of it is one thread.
+ * KVM's dirty rings without KVM: what virt/kvm/dirty_ring.c does, in memory that is mapped as KVM's
+ * would be. ioctl(), usleep() and getrusage() of the executable are the model's, and in each of
+ * them its vCPUs go on, by chance: so one seed is one order of events. Nothing else runs; all of it
+ * is one thread.
  */
 #ifndef TEST_DIRTY_MODEL_H
 #define TEST_DIRTY_MODEL_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The one order that loses nothing, on a model of KVM: a writer whose first write to a protected page is recorded, a tracker that
- * collects, protects and publishes, a lane that takes and copies. With the last two of the tracker's steps exchanged the same
- * check must find that a page is lost, or it would prove nothing.
+ * The one order that loses nothing, on a model of KVM: a writer whose first write to a protected
+ * page is recorded, a tracker that collects, protects and publishes, a lane that takes and copies.
+ * With the last two of the tracker's steps exchanged the same check must find that a page is lost,
+ * or it would prove nothing.
  */
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -15,7 +16,7 @@
 #define WORDS	 (PAGES / MAP_WORD_PAGES)
 #define HARVESTS 400u
 
-TestSuite(order, .timeout = 60);
+TestSuite(order, .timeout = 300);
 
 enum order { PROTECT_THEN_PUBLISH, PUBLISH_THEN_PROTECT };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rings that overflow: a guest in ring 0 fills its ring between two harvests. Where KVM emulates ring 0 it then goes on writing
- * for a while and overwrites entries; elsewhere the ring is just full. Nothing may be lost either way, and the guest must
- * be able to go on.
+ * Rings that overflow: a guest in ring 0 fills its ring between two harvests. Where KVM emulates
+ * ring 0 it then goes on writing for a while and overwrites entries; elsewhere the ring is just
+ * full. Nothing may be lost either way, and the guest must be able to go on.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -11,8 +11,10 @@
 #include "scene.h"
 
 #define ROUNDS	    12
-#define DEADLINE_NS 20000000000ull
-/* A migration harvests all the time, whether rings are full or not; here seldom, so that they fill. */
+#define DEADLINE_NS 60000000000ull
+/*
+ * A migration harvests all the time, whether rings are full or not; here seldom, so that they fill.
+ */
 #define HARVEST_NS 500000000ull
 
 TestSuite(overflow, .init = machine_need_kvm, .timeout = 90);
@@ -126,7 +128,9 @@ Test(overflow, string_stores_on_a_ring_of_4096__every_byte_follows)
 	check(1, 4096, true);
 }
 
-/* A migration that is given up must leave a vCPU that runs, and rings that the next one can read. */
+/*
+ * A migration that is given up must leave a vCPU that runs, and rings that the next one can read.
+ */
 static void check_restart(bool another)
 {
 	struct scene s;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rings that overflow, on a model of KVM's rings: thousands of orders of events. Whatever happens, KVM's reset never comes beyond
- * its last entry (from where it never comes back), every vCPU gets on while there is a tracker and after it, and no write is lost.
+ * Rings that overflow, on a model of KVM's rings: thousands of orders of events. Whatever happens,
+ * KVM's reset never comes beyond its last entry (from where it never comes back), every vCPU gets
+ * on while there is a tracker and after it, and no write is lost.
  */
 #include <criterion/criterion.h>
 
@@ -13,7 +14,7 @@
 #define HARVESTS_MAX 4000 /* until every vCPU has written again */
 #define STEPS_MAX    4000
 
-TestSuite(recovery, .timeout = 120);
+TestSuite(recovery, .timeout = 300);
 
 struct course {
 	struct model model;
@@ -57,7 +58,10 @@ static bool all_have_written(const struct course *c)
 	return true;
 }
 
-/* Those in KVM_RUN may have some writes to go before they are held: so what counts are those after a while. */
+/*
+ * Those in KVM_RUN may have some writes to go before they are held: so what counts are those after
+ * a while.
+ */
 static void check_that_all_get_on(struct course *c, bool tracked)
 {
 	for (unsigned int i = 0; i < 3; i++) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Trackers are stopped and started again, as after a migration that was cancelled, and are not alone in the process. */
+/*
+ * Trackers are stopped and started again, as after a migration that was cancelled, and are not
+ * alone in the process.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <signal.h>
@@ -8,9 +11,9 @@
 
 #include "scene.h"
 
-#define DEADLINE_NS 20000000000ull
+#define DEADLINE_NS 60000000000ull
 
-TestSuite(restart, .init = machine_need_kvm, .timeout = 60);
+TestSuite(restart, .init = machine_need_kvm, .timeout = 300);
 
 /* Harvests until @pages entries were found. */
 static void harvest(struct scene *s, uint64_t pages)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What most tests here need: a machine, its dirty map, a tracker that fills it and a shadow that empties it. */
+/*
+ * What most tests here need: a machine, its dirty map, a tracker that fills it and a shadow that
+ * empties it.
+ */
 #ifndef TEST_SCENE_H
 #define TEST_SCENE_H
 

@@ -6,7 +6,7 @@
 
 #include "scene.h"
 
-TestSuite(select, .init = machine_need_kvm, .timeout = 20);
+TestSuite(select, .init = machine_need_kvm, .timeout = 300);
 
 static char last_line[1024];
 

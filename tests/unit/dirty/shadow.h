@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A copy of a machine's memory that follows it by the dirty map alone, in a thread of its own: what a destination is. */
+/*
+ * A copy of a machine's memory that follows it by the dirty map alone, in a thread of its own: what
+ * a destination is.
+ */
 #ifndef TEST_SHADOW_H
 #define TEST_SHADOW_H
 

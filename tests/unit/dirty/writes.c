@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* No write of a guest is missed: vCPUs write as fast as they can, every byte is compared at the end. */
+/*
+ * No write of a guest is missed: vCPUs write as fast as they can, every byte is compared at the
+ * end.
+ */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -9,7 +12,7 @@
 
 #define HARVESTS    300	 /* at least */
 #define PAGES	    5000 /* at least, found by them */
-#define DEADLINE_NS 20000000000ull
+#define DEADLINE_NS 60000000000ull
 
 /* The guest runs before, while and after; the last harvest is after it has stopped. */
 static void migrate(struct scene *s)
@@ -44,7 +47,7 @@ static void check(enum vmferry_tracker kind, unsigned int vcpus, uint32_t entrie
 	scene_free(&s);
 }
 
-TestSuite(writes, .init = machine_need_kvm, .timeout = 60);
+TestSuite(writes, .init = machine_need_kvm, .timeout = 300);
 
 Test(writes, ring_of_one_vcpu__every_byte_follows)
 {
@@ -103,7 +106,10 @@ static void on_alarm(int signal)
 	(void)signal;
 }
 
-/* Linux 6.17 and later end a reset early when a signal is pending, and forget to protect some of its pages. */
+/*
+ * Linux 6.17 and later end a reset early when a signal is pending, and forget to protect some of
+ * its pages.
+ */
 Test(writes, ring_in_a_storm_of_signals__every_byte_follows)
 {
 	struct itimerval often = {.it_interval.tv_usec = 200, .it_value.tv_usec = 200};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The comparison that the tests of this folder rest on is able to fail: a harvest made of the ring's pieces that publishes
- * before KVM has protected the pages loses some on a real guest, and the same in the right order loses none.
+ * The comparison that the tests of this folder rest on is able to fail: a harvest made of the
+ * ring's pieces that publishes before KVM has protected the pages loses some on a real guest, and
+ * the same in the right order loses none.
  */
 #include <criterion/criterion.h>
 #include <linux/kvm.h>
@@ -14,14 +15,17 @@
 
 #define ENTRIES 4096u
 
-TestSuite(wrong, .init = machine_need_kvm, .timeout = 30);
+TestSuite(wrong, .init = machine_need_kvm, .timeout = 300);
 
 static void reset(struct scene *s, unsigned int marked)
 {
 	cr_assert_eq(ioctl(s->machine.vm_fd, KVM_RESET_DIRTY_RINGS, 0), (int)marked);
 }
 
-/* Marks the dirty entries as collected, and their pages in the map: publish before or after, by when it is called. */
+/*
+ * Marks the dirty entries as collected, and their pages in the map: publish before or after, by
+ * when it is called.
+ */
 static unsigned int publish_all(struct scene *s, struct ring *ring)
 {
 	unsigned int count = 0;

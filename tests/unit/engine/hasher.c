@@ -152,7 +152,9 @@ Test(hasher, named_outside_of_the_guest__eproto_and_bits_past_the_end_are_droppe
 	cr_assert_eq(name(0, 4, 1), -EPROTO);
 	cr_assert_eq(name(0, UINT64_MAX, 1), -EPROTO);
 	hash_behind(1);
-	/* 200 pages end in the middle of the fourth word: a sanitizer would see a read behind them. */
+	/*
+	 * 200 pages end in the middle of the fourth word: a sanitizer would see a read behind them.
+	 */
 	cr_assert_eq(name(0, 3, ~0ull), 0);
 	cr_assert_eq(hasher_finish(hasher), 0);
 	assert_page(199);

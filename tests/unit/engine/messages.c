@@ -21,7 +21,10 @@ static void teardown(void)
 
 TestSuite(messages, .init = setup, .fini = teardown, .timeout = 30);
 
-/* The blob's first @length bytes, in a heap block of just that size so that reading past it is found by a sanitizer. */
+/*
+ * The blob's first @length bytes, in a heap block of just that size so that reading past it is
+ * found by a sanitizer.
+ */
 static void as_message(uint32_t type, size_t length)
 {
 	free(message.data);
@@ -126,6 +129,17 @@ Test(messages, offer_of_another_version__tells_its_version)
 	offer_free(&out);
 }
 
+static void assert_refused(const struct offer *offer, unsigned int number)
+{
+	struct offer out;
+
+	teardown();
+	setup();
+	cr_assert_eq(offer_pack(offer, blob), 0);
+	as_message(MESSAGE_OFFER, vmferry_blob_size(blob));
+	cr_assert_eq(offer_unpack(&message, &out), -EPROTO, "offer %u", number);
+}
+
 Test(messages, offer_with_extent_outside__is_refused)
 {
 	static const struct content_extent bad[] = {
@@ -137,17 +151,44 @@ Test(messages, offer_with_extent_outside__is_refused)
 		{1, 4096},
 	};
 	struct offer_extent extents[2];
-	struct offer in, out;
+	struct offer in;
 
 	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		teardown();
-		setup();
 		make_offer(&in, extents);
 		extents[0].extent = bad[i];
-		cr_assert_eq(offer_pack(&in, blob), 0);
-		as_message(MESSAGE_OFFER, vmferry_blob_size(blob));
-		cr_assert_eq(offer_unpack(&message, &out), -EPROTO, "extent %u", i);
+		assert_refused(&in, i);
 	}
+}
+
+Test(messages, offer_with_extents_twice_or_out_of_order__is_refused)
+{
+	static const struct offer_extent bad[][2] = {
+		{{0, {4096, 8192}}, {0, {4096, 8192}}},
+		{{0, {4096, 8192}}, {0, {8192, 4096}}},
+		{{0, {8192, 4096}}, {0, {0, 4096}}},
+		{{1, {0, 4096}}, {0, {0, 4096}}},
+	};
+	struct offer_extent extents[2];
+	struct offer in;
+
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		make_offer(&in, extents);
+		memcpy(extents, bad[i], sizeof(extents));
+		assert_refused(&in, i);
+	}
+}
+
+Test(messages, offer_with_extents_side_by_side__is_taken)
+{
+	struct offer_extent extents[2];
+	struct offer in, out;
+
+	make_offer(&in, extents);
+	extents[1] = (struct offer_extent){0, {12288, 4096}};
+	cr_assert_eq(offer_pack(&in, blob), 0);
+	as_message(MESSAGE_OFFER, vmferry_blob_size(blob));
+	cr_assert_eq(offer_unpack(&message, &out), 0);
+	offer_free(&out);
 }
 
 Test(messages, verdict__carries_all_problems_and_no_control_characters)

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 
 #include "migrator/engine/owner.h"
 
@@ -62,26 +62,57 @@ Test(owner, many_failed_attempts__never_forget_the_guest_that_is_here)
 	cr_assert_eq(owner_query(&book, first), OWNER_HERE);
 }
 
-static void *ask(void *arg)
+#define ROUNDS_MAX 100000
+
+static struct {
+	pthread_barrier_t barrier; /* before each round and behind it */
+	bool over;		   /* set between rounds */
+	enum owner answer;
+} race;
+
+static void *ask_in_each_round(void *arg)
 {
-	*(enum owner *)arg = owner_query(&book, first);
-	return NULL;
+	for (;;) {
+		pthread_barrier_wait(&race.barrier);
+		if (race.over)
+			return arg;
+		race.answer = owner_query(&book, first);
+		pthread_barrier_wait(&race.barrier);
+	}
 }
 
+/*
+ * Never both: the source resumes on ABORTED, the destination runs on a taken GO. Which comes first
+ * is left to chance, and both must have.
+ */
 Test(owner, go_and_question_at_once__agree)
 {
-	for (int i = 0; i < 500; i++) {
-		enum owner answer;
-		pthread_t thread;
+	unsigned int here = 0, aborted = 0;
+	pthread_t thread;
+
+	pthread_barrier_init(&race.barrier, NULL, 2);
+	cr_assert_eq(pthread_create(&thread, NULL, ask_in_each_round, NULL), 0);
+	for (int i = 0; i < ROUNDS_MAX && (i < 500 || here == 0 || aborted == 0); i++) {
 		int taken;
 
 		owner_destroy(&book);
 		owner_init(&book);
 		cr_assert_eq(owner_begin(&book, first), 0);
-		cr_assert_eq(pthread_create(&thread, NULL, ask, &answer), 0);
+		pthread_barrier_wait(&race.barrier);
+		/* Later and later, so that the question comes first at times. */
+		for (volatile int spin = 0; spin < i % 1000; spin++)
+			;
 		taken = owner_take(&book, first);
-		pthread_join(thread, NULL);
-		/* Never both: the source resumes on ABORTED, the destination runs on a taken GO. */
-		cr_assert_eq(answer, taken == 0 ? OWNER_HERE : OWNER_ABORTED);
+		pthread_barrier_wait(&race.barrier);
+		cr_assert_eq(race.answer, taken == 0 ? OWNER_HERE : OWNER_ABORTED);
+		if (taken == 0)
+			here++;
+		else
+			aborted++;
 	}
+	race.over = true;
+	pthread_barrier_wait(&race.barrier);
+	pthread_join(thread, NULL);
+	pthread_barrier_destroy(&race.barrier);
+	cr_expect(here > 0 && aborted > 0, "%u times taken, %u times given up", here, aborted);
 }

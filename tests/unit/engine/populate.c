@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Populating memory: all of it, and from where. The host has nodes 0 and 1, with one processor each, whatever this one has (--wrap). */
+/*
+ * Populating memory: all of it, and from where. The host has nodes 0 and 1, with one processor
+ * each, whatever this one has (--wrap).
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <numa.h>

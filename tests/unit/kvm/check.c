@@ -61,7 +61,7 @@ static void expect_only(struct description *d, const char *part)
 		  vmferry_problems_get(d->problems, 0));
 }
 
-Test(check, own_host__no_problem, .timeout = 20)
+Test(check, own_host__no_problem, .timeout = 300)
 {
 	struct description d;
 
@@ -105,7 +105,7 @@ static unsigned int bit_that_host_lacks(const struct description *d, uint32_t gu
 	return 0;
 }
 
-Test(check, bit_forced_that_host_lacks__that_problem_only, .timeout = 20)
+Test(check, bit_forced_that_host_lacks__that_problem_only, .timeout = 300)
 {
 	struct description d;
 	struct kvm_cpuid_entry2 e;
@@ -124,7 +124,7 @@ Test(check, bit_forced_that_host_lacks__that_problem_only, .timeout = 20)
 	discard(&d);
 }
 
-Test(check, xsave_larger__told, .timeout = 20)
+Test(check, xsave_larger__told, .timeout = 300)
 {
 	struct description d;
 
@@ -134,7 +134,7 @@ Test(check, xsave_larger__told, .timeout = 20)
 	discard(&d);
 }
 
-Test(check, msr_unknown__named, .timeout = 20)
+Test(check, msr_unknown__named, .timeout = 300)
 {
 	struct description d;
 
@@ -145,7 +145,7 @@ Test(check, msr_unknown__named, .timeout = 20)
 }
 
 /* A value that no processor has, in an MSR that KVM itself would take it for. */
-Test(check, immunity_that_host_lacks__told, .timeout = 20)
+Test(check, immunity_that_host_lacks__told, .timeout = 300)
 {
 	struct description d;
 	uint8_t *at;
@@ -165,7 +165,7 @@ Test(check, immunity_that_host_lacks__told, .timeout = 20)
 	cr_skip_test("this processor has no arch_capabilities");
 }
 
-Test(check, tsc_of_another_frequency__told_unless_scaled, .timeout = 20)
+Test(check, tsc_of_another_frequency__told_unless_scaled, .timeout = 300)
 {
 	struct description d;
 	uint8_t *at;
@@ -184,7 +184,7 @@ Test(check, tsc_of_another_frequency__told_unless_scaled, .timeout = 20)
 	discard(&d);
 }
 
-Test(check, capability_unknown__told, .timeout = 20)
+Test(check, capability_unknown__told, .timeout = 300)
 {
 	struct description d;
 
@@ -194,7 +194,7 @@ Test(check, capability_unknown__told, .timeout = 20)
 	discard(&d);
 }
 
-Test(check, cut_at_any_length__refused, .timeout = 20)
+Test(check, cut_at_any_length__refused, .timeout = 300)
 {
 	struct description d;
 

@@ -51,7 +51,7 @@ static void drop(void)
 	vmferry_problems_free(&problems);
 }
 
-TestSuite(cpuid, .init = make, .fini = drop, .timeout = 10);
+TestSuite(cpuid, .init = make, .fini = drop, .timeout = 300);
 
 static void expect_one(const char *part)
 {

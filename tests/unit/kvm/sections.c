@@ -21,7 +21,7 @@ static void drop(void)
 	vmferry_blob_free(&blob);
 }
 
-TestSuite(sections, .init = make, .fini = drop, .timeout = 10);
+TestSuite(sections, .init = make, .fini = drop, .timeout = 300);
 
 static const struct kvm_clock_data clock_data = {.clock = 42};
 

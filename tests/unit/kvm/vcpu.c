@@ -205,17 +205,17 @@ static void round_trip(bool irqchip)
 	rig_close(&destination);
 }
 
-Test(vcpu, save_load_save_with_irqchip__same_bytes, .timeout = 20)
+Test(vcpu, save_load_save_with_irqchip__same_bytes, .timeout = 300)
 {
 	round_trip(true);
 }
 
-Test(vcpu, save_load_save_without_irqchip__same_bytes, .timeout = 20)
+Test(vcpu, save_load_save_without_irqchip__same_bytes, .timeout = 300)
 {
 	round_trip(false);
 }
 
-Test(vcpu, save__holds_the_values_that_were_set, .timeout = 20)
+Test(vcpu, save__holds_the_values_that_were_set, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct kvm_vcpu_events events;
@@ -240,7 +240,7 @@ Test(vcpu, save__holds_the_values_that_were_set, .timeout = 20)
 	rig_close(&rig);
 }
 
-Test(vcpu, load__tsc_deadline_survives, .timeout = 20)
+Test(vcpu, load__tsc_deadline_survives, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig source;
@@ -266,7 +266,7 @@ static void deliver_payloads(const struct rig *rig)
 }
 
 /* Not injected yet: setting the registers after it would drop it. */
-Test(vcpu, load__pending_page_fault_survives, .timeout = 20)
+Test(vcpu, load__pending_page_fault_survives, .timeout = 300)
 {
 	struct kvm_vcpu_events e;
 	struct vmferry_blob *blob;
@@ -322,7 +322,7 @@ static void deadline_before_tsc(uint8_t *data, size_t length)
  * The TSC is hours ahead of the host's: a timer armed before it is set would not fire in time.
  * (PVM leaves the TSC as it is, so that only other hosts tell the two orders apart.)
  */
-Test(vcpu, loaded_vcpu_that_sleeps__woken_by_its_timer, .timeout = 10)
+Test(vcpu, loaded_vcpu_that_sleeps__woken_by_its_timer, .timeout = 300)
 {
 	/* out 0x10,al; sti; hlt; jmp to hlt; at 0x1010 the handler: out 0x12,al; out 0x13,al */
 	static const uint8_t sleeper[] = {0xe6, 0x10, 0xfb, 0xf4, 0xeb, 0xfd, 0x90,
@@ -356,7 +356,7 @@ Test(vcpu, loaded_vcpu_that_sleeps__woken_by_its_timer, .timeout = 10)
 	rig_close(&destination);
 }
 
-Test(vcpu, load_into_a_vcpu_that_has_the_cpuid__works, .timeout = 20)
+Test(vcpu, load_into_a_vcpu_that_has_the_cpuid__works, .timeout = 300)
 {
 	struct vmferry_blob *before;
 	struct vmferry_blob *after;
@@ -376,7 +376,7 @@ Test(vcpu, load_into_a_vcpu_that_has_the_cpuid__works, .timeout = 20)
 	rig_close(&destination);
 }
 
-Test(vcpu, loaded_vcpu__runs_on_where_the_source_stopped, .timeout = 20)
+Test(vcpu, loaded_vcpu__runs_on_where_the_source_stopped, .timeout = 300)
 {
 	/* inc cx; out 0x10,al; inc cx; inc cx; out 0x11,al */
 	static const uint8_t two[] = {0x41, 0xe6, 0x10, 0x41, 0x41, 0xe6, 0x11};
@@ -401,7 +401,7 @@ Test(vcpu, loaded_vcpu__runs_on_where_the_source_stopped, .timeout = 20)
 	rig_close(&destination);
 }
 
-Test(vcpu, load_lapic_without_irqchip__refused, .timeout = 20)
+Test(vcpu, load_lapic_without_irqchip__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig source;
@@ -416,7 +416,7 @@ Test(vcpu, load_lapic_without_irqchip__refused, .timeout = 20)
 	rig_close(&destination);
 }
 
-Test(vcpu, load_msr_that_kvm_refuses__fails_unless_zero, .timeout = 20)
+Test(vcpu, load_msr_that_kvm_refuses__fails_unless_zero, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig rig;
@@ -447,7 +447,7 @@ static void add_second(struct rig *rig)
 	cr_assert(rig->vcpu >= 0);
 }
 
-Test(vcpu, second_processor_not_started__still_waits, .timeout = 20)
+Test(vcpu, second_processor_not_started__still_waits, .timeout = 300)
 {
 	struct kvm_mp_state mp;
 	struct vmferry_blob *blob;
@@ -480,7 +480,7 @@ static struct msr_list *list_of(size_t count, uint32_t index)
 	return list;
 }
 
-Test(msrs, read_one_that_the_vcpu_lacks__skipped, .timeout = 20)
+Test(msrs, read_one_that_the_vcpu_lacks__skipped, .timeout = 300)
 {
 	struct msr_list *list = list_of(3, MSR_SYSENTER_CS);
 	struct kvm_msr_entry entries[3];
@@ -498,7 +498,7 @@ Test(msrs, read_one_that_the_vcpu_lacks__skipped, .timeout = 20)
 	rig_close(&rig);
 }
 
-Test(msrs, more_than_one_call_takes__all_read_and_written, .timeout = 20)
+Test(msrs, more_than_one_call_takes__all_read_and_written, .timeout = 300)
 {
 	enum { MANY = 600, BAD = 254 };
 	struct msr_list *list = list_of(MANY, MSR_SYSENTER_CS);
@@ -516,7 +516,7 @@ Test(msrs, more_than_one_call_takes__all_read_and_written, .timeout = 20)
 	rig_close(&rig);
 }
 
-Test(vcpu, load_cut_at_any_length__refused, .timeout = 60)
+Test(vcpu, load_cut_at_any_length__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig rig;

@@ -85,17 +85,17 @@ static void round_trip(bool irqchip)
 	rig_close(&destination);
 }
 
-Test(vm, save_load_save_with_irqchip__same_bytes, .timeout = 20)
+Test(vm, save_load_save_with_irqchip__same_bytes, .timeout = 300)
 {
 	round_trip(true);
 }
 
-Test(vm, save_load_save_without_irqchip__same_bytes, .timeout = 20)
+Test(vm, save_load_save_without_irqchip__same_bytes, .timeout = 300)
 {
 	round_trip(false);
 }
 
-Test(vm, load_chips_without_irqchip__refused, .timeout = 20)
+Test(vm, load_chips_without_irqchip__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig source;
@@ -110,7 +110,7 @@ Test(vm, load_chips_without_irqchip__refused, .timeout = 20)
 	rig_close(&destination);
 }
 
-Test(vm, load_chip_under_another_name__refused, .timeout = 20)
+Test(vm, load_chip_under_another_name__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig rig;
@@ -128,7 +128,7 @@ Test(vm, load_chip_under_another_name__refused, .timeout = 20)
 	rig_close(&rig);
 }
 
-Test(vm, load_cut_at_any_length__refused, .timeout = 20)
+Test(vm, load_cut_at_any_length__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig rig;
@@ -141,7 +141,7 @@ Test(vm, load_cut_at_any_length__refused, .timeout = 20)
 	rig_close(&rig);
 }
 
-Test(vm, load_state_of_a_vcpu__refused, .timeout = 20)
+Test(vm, load_state_of_a_vcpu__refused, .timeout = 300)
 {
 	struct vmferry_blob *blob;
 	struct rig rig;

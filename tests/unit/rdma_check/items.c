@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What vmferry check says of RDMA ports: those of a device that no test machine has are put in the library's place (--wrap). */
+/*
+ * What vmferry check says of RDMA ports: those of a device that no test machine has are put in the
+ * library's place (--wrap).
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <json-c/json.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The self-test's own part, over TCP: that it passes where all is well, and would not where something is not. */
+/*
+ * The self-test's own part, over TCP: that it passes where all is well, and would not where
+ * something is not.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>

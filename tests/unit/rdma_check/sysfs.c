@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Ports as sysfs shows them, in a directory made to look like it: RoCE, soft-RoCE, InfiniBand, and things that are missing. */
+/*
+ * Ports as sysfs shows them, in a directory made to look like it: RoCE, soft-RoCE, InfiniBand, and
+ * things that are missing.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <ftw.h>
@@ -223,7 +226,10 @@ Test(sysfs, soft_roce__node_of_its_interface)
 	cr_assert_eq(rdma_sysfs_node(class, "mlx5_0"), 2);
 }
 
-/* The host's own loopback interface stands for the one of IP over InfiniBand: its addresses are known. */
+/*
+ * The host's own loopback interface stands for the one of IP over InfiniBand: its addresses are
+ * known.
+ */
 Test(sysfs, infiniband__address_of_the_interface_with_the_ports_number)
 {
 	struct vmferry_rdma_port port;

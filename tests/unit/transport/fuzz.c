@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Thousands of broken handshakes and frames, the same ones in every run: nothing may crash, nothing outside registered
- * memory may change, and a good source must get through afterwards.
+ * Thousands of broken handshakes and frames, the same ones in every run: nothing may crash, nothing
+ * outside registered memory may change, and a good source must get through afterwards.
  */
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <vmferry/vmferry.h>
 
@@ -48,4 +49,11 @@ bool log_has(const char *text)
 	found = strstr(kept.text, text) != NULL;
 	pthread_mutex_unlock(&kept.lock);
 	return found;
+}
+
+bool log_will_have(const char *text)
+{
+	for (int ms = 0; ms < 20000 && !log_has(text); ms++)
+		usleep(1000);
+	return log_has(text);
 }

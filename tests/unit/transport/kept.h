@@ -10,4 +10,7 @@ void log_keep(void);
 void log_forget(void);
 bool log_has(const char *text);
 
+/* The same, and waits for it, as a line of another thread's may still be to come. */
+bool log_will_have(const char *text);
+
 #endif

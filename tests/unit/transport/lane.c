@@ -2,12 +2,15 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "pair.h"
+#include "support/fake_clock.h"
 #include "transport/session.h"
 #include "transport/tcp/tcp.h"
 
@@ -52,7 +55,7 @@ static void fence_all(uint32_t epoch)
 		cr_assert_eq(vmferry_lane_fence_wait(pair.source, i, epoch, PATIENT), 0);
 }
 
-TestSuite(lane, .fini = teardown, .timeout = 60);
+TestSuite(lane, .fini = teardown, .timeout = 120);
 
 struct writer {
 	unsigned int lane;
@@ -62,7 +65,10 @@ struct writer {
 
 #define SLICE (64 * PAGE)
 
-/* Random extents, in slices of the destination that belong to one lane each; all that is written is expected. */
+/*
+ * Random extents, in slices of the destination that belong to one lane each; all that is written is
+ * expected.
+ */
 static void *writer_thread(void *arg)
 {
 	const struct writer *w = arg;
@@ -170,45 +176,125 @@ Test(lane, one_page_to_many_addresses__placed)
 	cr_expect_eq(memcmp(to + 2000 * PAGE, expected, SIZE - 2000 * PAGE), 0);
 }
 
+/* The same, whatever this host gives a connection. */
+static void set_buffers(int bytes)
+{
+	setsockopt(vmferry_lane_fd(pair.source, 0), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	setsockopt(vmferry_lane_fd(pair.destination, 0), SOL_SOCKET, SO_RCVBUF, &bytes,
+		   sizeof(bytes));
+}
+
+static uint64_t wire_bytes_received(void)
+{
+	struct vmferry_lane_stats stats;
+
+	cr_assert_eq(vmferry_lane_stats(pair.destination, 0, &stats), 0);
+	return stats.wire_bytes;
+}
+
+/*
+ * Takes the lock without which nothing is placed, and writes one page: when its head has been read,
+ * the receiver has come to the lock and reads no more until it is released.
+ */
+static pthread_rwlock_t *block_receiver(void)
+{
+	const struct vmferry_write w = {local, 0, ADDRESS, PAGE};
+	pthread_rwlock_t *placing = &pair.destination->memory.lock;
+	uint64_t head = wire_bytes_received() + FRAME_HEAD + FRAME_EXTENT;
+
+	pthread_rwlock_wrlock(placing);
+	write_all(pair.source, 0, &w, 1);
+	while (wire_bytes_received() < head)
+		usleep(1000);
+	return placing;
+}
+
+/*
+ * Whether the socket holds only what the other side has no room for: nothing is on its way that
+ * would make room.
+ */
+static bool is_brimful(int fd)
+{
+	int unsent = 0, unacknowledged = 0;
+
+	cr_assert_eq(ioctl(fd, SIOCOUTQNSD, &unsent), 0);
+	cr_assert_eq(ioctl(fd, SIOCOUTQ, &unacknowledged), 0);
+	return unsent > 0 && unsent == unacknowledged;
+}
+
+/* The lane's number @i of its writes of 1 MiB, over and over all memory. */
+static struct vmferry_write mebibyte(unsigned int i)
+{
+	uint64_t at = (uint64_t)(i % (SIZE >> 20)) << 20;
+
+	return (struct vmferry_write){local, at, ADDRESS + at, 1 << 20};
+}
+
+/* Writes until neither the lane nor the socket takes any more; how many that were. */
+static unsigned int fill_lane(void)
+{
+	unsigned int taken = 0;
+	int n;
+
+	do {
+		struct vmferry_write w = mebibyte(taken);
+
+		n = vmferry_lane_write(pair.source, 0, &w, 1, 0);
+		cr_assert(n == 1 || n == -EAGAIN, "%d", n);
+		taken += n == 1;
+	} while (n == 1 || !is_brimful(vmferry_lane_fd(pair.source, 0)));
+	return taken;
+}
+
+/* A write and a fence into a full lane, with and without time: they end at their deadlines. */
+static void expect_full(void)
+{
+	struct vmferry_write w = mebibyte(0);
+	struct vmferry_lane_stats before, after;
+	uint64_t begun;
+
+	cr_expect_eq(vmferry_lane_write(pair.source, 0, &w, 1, 0), -EAGAIN);
+	cr_expect_eq(vmferry_lane_fence(pair.source, 0, 2, 0), -ETIMEDOUT);
+	cr_assert_eq(vmferry_lane_stats(pair.source, 0, &before), 0);
+	fake_clock_rush(true);
+	begun = vmferry_now();
+	cr_expect_eq(vmferry_lane_write(pair.source, 0, &w, 1, begun + 50 * MS), -EAGAIN);
+	cr_expect_eq(vmferry_now(), begun + 50 * MS);
+	cr_expect_eq(vmferry_lane_fence(pair.source, 0, 2, begun + 80 * MS), -ETIMEDOUT);
+	cr_expect_eq(vmferry_now(), begun + 80 * MS);
+	fake_clock_rush(false);
+	cr_assert_eq(vmferry_lane_stats(pair.source, 0, &after), 0);
+	cr_expect_eq(after.stall_ns - before.stall_ns, 80 * MS);
+}
+
 Test(lane, full__eagain_and_continues)
 {
 	pthread_rwlock_t *placing = NULL;
 	struct vmferry_lane_stats stats;
 	struct pollfd p = {.events = POLLOUT};
-	struct vmferry_write w;
-	unsigned int taken = 0;
-	int n;
+	uint64_t all;
 
 	setup(1, VMFERRY_ACCESS_REMOTE_WRITE);
+	set_buffers(256 << 10);
 	fence_all(1);
-	/* As long as this is held nothing can be placed, and all buffers fill up. */
-	placing = &pair.destination->memory.lock;
-	pthread_rwlock_wrlock(placing);
-	do {
-		uint64_t at = (uint64_t)taken % (SIZE >> 20) << 20;
-
-		w = (struct vmferry_write){local, at, ADDRESS + at, 1 << 20};
-		n = vmferry_lane_write(pair.source, 0, &w, 1, vmferry_now() + 50 * MS);
-		taken += n == 1;
-	} while (n == 1);
-	cr_expect_eq(n, -EAGAIN);
-	cr_expect_eq(vmferry_lane_write(pair.source, 0, &w, 1, 0), -EAGAIN);
-	cr_expect_eq(vmferry_lane_fence(pair.source, 0, 2, 0), -ETIMEDOUT);
+	fake_clock_stop();
+	placing = block_receiver();
+	all = PAGE + ((uint64_t)fill_lane() << 20);
+	expect_full();
 	pthread_rwlock_unlock(placing);
 	p.fd = vmferry_lane_fd(pair.source, 0);
 	cr_assert_eq(poll(&p, 1, 5000), 1);
-	for (; taken < 2 * (SIZE >> 20); taken++) {
-		uint64_t at = (uint64_t)taken % (SIZE >> 20) << 20;
+	for (unsigned int i = 0; i < SIZE >> 20; i++) {
+		struct vmferry_write w = mebibyte(i);
 
-		w = (struct vmferry_write){local, at, ADDRESS + at, 1 << 20};
 		write_all(pair.source, 0, &w, 1);
 	}
+	all += SIZE;
 	fence_all(2);
 	cr_expect_eq(memcmp(to, from, SIZE), 0);
 	cr_assert_eq(vmferry_lane_stats(pair.source, 0, &stats), 0);
-	cr_expect_eq(stats.bytes, 2 * SIZE);
-	cr_expect_eq(stats.placed_bytes, 2 * SIZE);
-	cr_expect_gt(stats.stall_ns, 50 * MS);
+	cr_expect_eq(stats.bytes, all);
+	cr_expect_eq(stats.placed_bytes, all);
 }
 
 Test(lane, read__what_is_there)
@@ -268,11 +354,18 @@ Test(lane, wrong_arguments__einval_and_session_lives)
 
 Test(lane, fence_not_given__waits_end_at_deadline)
 {
+	uint64_t begun;
+
 	setup(2, VMFERRY_ACCESS_REMOTE_WRITE);
 	cr_assert_eq(vmferry_lane_fence(pair.source, 0, 1, PATIENT), 0);
-	cr_expect_eq(vmferry_fence_wait(pair.destination, 1, vmferry_now() + 50 * MS), -ETIMEDOUT);
-	cr_expect_eq(vmferry_lane_fence_wait(pair.source, 1, 1, vmferry_now() + 50 * MS),
-		     -ETIMEDOUT);
+	fake_clock_stop();
+	fake_clock_rush(true);
+	begun = vmferry_now();
+	cr_expect_eq(vmferry_fence_wait(pair.destination, 1, begun + 50 * MS), -ETIMEDOUT);
+	cr_expect_eq(vmferry_now(), begun + 50 * MS);
+	cr_expect_eq(vmferry_lane_fence_wait(pair.source, 1, 1, begun + 90 * MS), -ETIMEDOUT);
+	cr_expect_eq(vmferry_now(), begun + 90 * MS);
+	fake_clock_rush(false);
 	cr_expect_eq(vmferry_lane_fence_wait(pair.source, 0, 1, PATIENT), 0);
 	cr_assert_eq(vmferry_lane_fence(pair.source, 1, 1, PATIENT), 0);
 	cr_expect_eq(vmferry_fence_wait(pair.destination, 1, PATIENT), 0);
@@ -293,52 +386,42 @@ Test(lane, source_closes_after_fence__fence_still_seen)
 	cr_expect_eq(vmferry_fence_wait(pair.destination, 2, PATIENT), -ECONNRESET);
 }
 
-static _Atomic bool held;
+struct fencing {
+	_Atomic unsigned int waits;
+	uint32_t epoch;
+	unsigned int left;
+};
 
-/* Holds the destination's receiver in the middle of a write for a while. */
-static void *hold(void *arg)
+/* Sets fences until one of them has found the socket full. */
+static void *fence_thread(void *arg)
 {
-	pthread_rwlock_wrlock(arg);
-	atomic_store(&held, true);
-	usleep(700000);
-	pthread_rwlock_unlock(arg);
+	struct fencing *f = arg;
+
+	fake_clock_watch(&f->waits);
+	while (atomic_load(&f->waits) == 0 && f->epoch < 2000000) {
+		cr_assert_eq(vmferry_lane_fence(pair.source, 0, ++f->epoch, PATIENT), 0);
+		f->left += tcp_lane_of(pair.source->lanes[0])->out.left > 0;
+	}
 	return NULL;
 }
 
-static void shrink_buffers(void)
-{
-	int bytes = 4096;
-
-	setsockopt(vmferry_lane_fd(pair.source, 0), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-	setsockopt(vmferry_lane_fd(pair.destination, 0), SOL_SOCKET, SO_RCVBUF, &bytes,
-		   sizeof(bytes));
-}
-
-/* A fence that was set must not need another call of this lane to get out: there may never be one. */
+/*
+ * A fence that was set must not need another call of this lane to get out: there may never be one.
+ */
 Test(lane, fence_into_a_full_socket__is_out_when_the_call_returns)
 {
-	pthread_rwlock_t *lock;
-	struct vmferry_write w;
+	struct fencing f = {0};
+	pthread_rwlock_t *placing;
 	pthread_t thread;
-	uint32_t epoch = 0;
-	uint64_t blocked = 0;
 
 	setup(1, VMFERRY_ACCESS_REMOTE_WRITE);
-	shrink_buffers();
-	lock = &pair.destination->memory.lock;
-	w = (struct vmferry_write){local, 0, ADDRESS, PAGE};
-	cr_assert_eq(pthread_create(&thread, NULL, hold, lock), 0);
-	while (!atomic_load(&held))
-		usleep(1000);
-	cr_assert_eq(vmferry_lane_write(pair.source, 0, &w, 1, PATIENT), 1);
-	while (blocked < 100000000ull) {
-		uint64_t begun = vmferry_now();
-
-		cr_assert_lt(epoch, 2000000u, "the socket never gets full");
-		cr_assert_eq(vmferry_lane_fence(pair.source, 0, ++epoch, PATIENT), 0);
-		cr_assert_eq(tcp_lane_of(pair.source->lanes[0])->out.left, 0);
-		blocked = vmferry_now() - begun;
-	}
+	set_buffers(4096);
+	fake_clock_stop();
+	placing = block_receiver();
+	cr_assert_eq(pthread_create(&thread, NULL, fence_thread, &f), 0);
+	cr_assert(fake_clock_waits(&f.waits), "the socket never gets full");
+	pthread_rwlock_unlock(placing);
 	pthread_join(thread, NULL);
-	cr_assert_eq(vmferry_fence_wait(pair.destination, epoch, PATIENT), 0);
+	cr_assert_eq(f.left, 0);
+	cr_assert_eq(vmferry_fence_wait(pair.destination, f.epoch, PATIENT), 0);
 }

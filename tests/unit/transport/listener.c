@@ -4,12 +4,15 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "pair.h"
 #include "raw.h"
+#include "support/fake_clock.h"
 
-Test(listener, port_taken__eaddrinuse, .timeout = 10)
+Test(listener, port_taken__eaddrinuse, .timeout = 120)
 {
 	struct vmferry_listener *first = NULL;
 	struct vmferry_listener *second = NULL;
@@ -22,7 +25,7 @@ Test(listener, port_taken__eaddrinuse, .timeout = 10)
 	vmferry_listener_close(&first);
 }
 
-Test(listener, nobody_there__econnrefused, .timeout = 10)
+Test(listener, nobody_there__econnrefused, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 	struct vmferry_session *session = NULL;
@@ -37,14 +40,14 @@ Test(listener, nobody_there__econnrefused, .timeout = 10)
 	cr_expect(log_has(uri));
 }
 
-Test(listener, port_zero__connect_einval, .timeout = 10)
+Test(listener, port_zero__connect_einval, .timeout = 120)
 {
 	struct vmferry_session *session = NULL;
 
 	cr_expect_eq(vmferry_connect(LOOP, NULL, PATIENT, &session), -EINVAL);
 }
 
-Test(listener, name__session, .timeout = 10)
+Test(listener, name__session, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 
@@ -53,7 +56,7 @@ Test(listener, name__session, .timeout = 10)
 	vmferry_listener_close(&listener);
 }
 
-Test(listener, ipv6__session, .timeout = 10)
+Test(listener, ipv6__session, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 
@@ -63,7 +66,7 @@ Test(listener, ipv6__session, .timeout = 10)
 	vmferry_listener_close(&listener);
 }
 
-Test(listener, nobody_comes__etimedout, .timeout = 10)
+Test(listener, nobody_comes__etimedout, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 	struct vmferry_session *session = NULL;
@@ -71,30 +74,100 @@ Test(listener, nobody_comes__etimedout, .timeout = 10)
 
 	cr_assert_eq(vmferry_listen(LOOP, NULL, &listener), 0);
 	cr_expect_eq(vmferry_accept(listener, 0, &session), -ETIMEDOUT);
+	fake_clock_stop();
+	fake_clock_rush(true);
 	begun = vmferry_now();
 	cr_expect_eq(vmferry_accept(listener, begun + 50 * MS, &session), -ETIMEDOUT);
-	cr_expect_geq(vmferry_now() - begun, 50 * MS);
+	cr_expect_eq(vmferry_now() - begun, 50 * MS);
 	cr_expect_null(session);
 	vmferry_listener_close(&listener);
 }
 
-Test(listener, shutdown__ecanceled_for_ever, .timeout = 10)
+/* So that the next descriptor cannot be had. */
+static void allow_no_more_descriptors(struct rlimit *before)
+{
+	int next = dup(STDIN_FILENO);
+	struct rlimit limit;
+
+	cr_assert_geq(next, 0);
+	close(next);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, before), 0);
+	limit = *before;
+	limit.rlim_cur = (rlim_t)next;
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+static pid_t connect_elsewhere(const struct vmferry_listener *listener, const struct rlimit *limit)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct vmferry_transport_options o = {.size = sizeof(o), .lanes = 1};
+		struct vmferry_session *session = NULL;
+
+		setrlimit(RLIMIT_NOFILE, limit);
+		_exit(vmferry_connect(vmferry_listener_uri(listener), &o, PATIENT, &session) == 0
+			      ? EXIT_SUCCESS
+			      : EXIT_FAILURE);
+	}
+	return pid;
+}
+
+Test(listener, no_descriptors_left__goes_on_when_there_are, .timeout = 120)
+{
+	struct vmferry_listener *listener = NULL;
+	struct accepting a;
+	struct rlimit before;
+	int status = -1;
+	pid_t pid;
+
+	log_keep();
+	cr_assert_eq(vmferry_listen(LOOP, NULL, &listener), 0);
+	accept_begin(&a, listener, PATIENT);
+	allow_no_more_descriptors(&before);
+	pid = connect_elsewhere(listener, &before);
+	cr_expect(log_will_have("cannot accept"));
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+	cr_expect_eq(accept_end(&a), 0);
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_expect_eq(status, 0);
+	vmferry_session_close(&a.session);
+	vmferry_listener_close(&listener);
+}
+
+static struct vmferry_listener *waited_at;
+static _Atomic unsigned int waits;
+
+static void *accept_thread(void *arg)
+{
+	struct vmferry_session *session = NULL;
+
+	fake_clock_watch(&waits);
+	*(int *)arg = vmferry_accept(waited_at, PATIENT, &session);
+	return NULL;
+}
+
+Test(listener, shutdown__ecanceled_for_ever, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 	struct vmferry_session *session = NULL;
-	struct accepting a;
+	pthread_t thread;
+	int ret = 0;
 
 	cr_assert_eq(vmferry_listen(LOOP, NULL, &listener), 0);
-	accept_begin(&a, listener, PATIENT);
-	usleep(20000);
+	waited_at = listener;
+	fake_clock_stop();
+	cr_assert_eq(pthread_create(&thread, NULL, accept_thread, &ret), 0);
+	cr_assert(fake_clock_waits(&waits));
 	vmferry_listener_shutdown(listener);
-	cr_expect_eq(accept_end(&a), -ECANCELED);
+	pthread_join(thread, NULL);
+	cr_expect_eq(ret, -ECANCELED);
 	cr_expect_eq(vmferry_accept(listener, PATIENT, &session), -ECANCELED);
 	vmferry_listener_shutdown(listener);
 	vmferry_listener_close(&listener);
 }
 
-Test(listener, stranger_comes__fd_readable, .timeout = 10)
+Test(listener, stranger_comes__fd_readable, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 	struct pollfd p = {.events = POLLIN};
@@ -104,7 +177,7 @@ Test(listener, stranger_comes__fd_readable, .timeout = 10)
 	p.fd = vmferry_listener_fd(listener);
 	cr_expect_eq(poll(&p, 1, 0), 0);
 	fd = raw_connect(listener);
-	cr_expect_eq(poll(&p, 1, 1000), 1);
+	cr_expect_eq(poll(&p, 1, 20000), 1);
 	close(fd);
 	vmferry_listener_close(&listener);
 }
@@ -162,7 +235,7 @@ static unsigned int agreed(unsigned int most, unsigned int wish)
 	return lanes;
 }
 
-Test(listener, lanes__the_smaller_of_both, .timeout = 20)
+Test(listener, lanes__the_smaller_of_both, .timeout = 120)
 {
 	unsigned int useful = agreed(0, 0);
 

@@ -24,7 +24,7 @@ static void teardown(void)
 	pages_free(base, 8 * PAGE);
 }
 
-TestSuite(memory, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(memory, .init = setup, .fini = teardown, .timeout = 120);
 
 static int add(uint64_t offset, uint64_t size, uint64_t address, struct vmferry_memory **m)
 {

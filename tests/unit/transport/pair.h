@@ -9,8 +9,9 @@
 
 #include "kept.h"
 
-#define MS	1000000ull
-#define PATIENT (vmferry_now() + 10000 * MS)
+#define MS 1000000ull
+/* For what comes for certain, however busy the machine. */
+#define PATIENT (vmferry_now() + 60000 * MS)
 #define LOOP	"tcp:127.0.0.1:0"
 
 struct pair {
@@ -41,7 +42,9 @@ struct accepting {
 void accept_begin(struct accepting *a, struct vmferry_listener *listener, uint64_t deadline);
 int accept_end(struct accepting *a);
 
-/* Connects a good source with @lanes while @a accepts; both ends must succeed and are closed again. */
+/*
+ * Connects a good source with @lanes while @a accepts; both ends must succeed and are closed again.
+ */
 void expect_good_source(struct vmferry_listener *listener, unsigned int lanes);
 
 /* Pages of memory, filled with @fill. */

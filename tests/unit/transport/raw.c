@@ -4,10 +4,12 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -22,11 +24,11 @@ int raw_connect(const struct vmferry_listener *listener)
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 		.sin_port = htons((uint16_t)strtoul(strrchr(uri, ':') + 1, NULL, 10)),
 	};
-	struct timeval five = {.tv_sec = 5};
+	struct timeval minute = {.tv_sec = 60};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	cr_assert_geq(fd, 0);
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &five, sizeof(five));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &minute, sizeof(minute));
 	cr_assert_eq(connect(fd, (const struct sockaddr *)&to, sizeof(to)), 0);
 	return fd;
 }
@@ -35,6 +37,14 @@ void raw_send(int fd, const void *data, size_t length)
 {
 	/* The other side may close in the middle: that is what most of these tests are about. */
 	(void)!send(fd, data, length, MSG_NOSIGNAL);
+}
+
+void raw_await_taken(int fd)
+{
+	int unacknowledged;
+
+	while (ioctl(fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0)
+		usleep(100);
 }
 
 bool raw_recv(int fd, void *data, size_t length)

@@ -10,14 +10,17 @@
 
 #include "transport/handshake.h"
 
-/* A plain connection to the listener; blocking, with a timeout of five seconds. */
+/* A plain connection to the listener; blocking, with a timeout of a minute. */
 int raw_connect(const struct vmferry_listener *listener);
 void raw_send(int fd, const void *data, size_t length);
+
+/* Until all that was sent lies in the other side's socket. */
+void raw_await_taken(int fd);
 
 /* Reads exactly so much; false if the connection ended before. */
 bool raw_recv(int fd, void *data, size_t length);
 
-/* Whether the other side closes within five seconds, whatever it says before. */
+/* Whether the other side closes within a minute, whatever it says before. */
 bool raw_closed(int fd);
 
 /* Says hello and returns the answer. */
@@ -27,7 +30,9 @@ int raw_hello(const struct vmferry_listener *listener, const struct hello_contro
 /* The same, for so many lanes over TCP. */
 int raw_control(const struct vmferry_listener *listener, unsigned int lanes, struct answer *answer);
 
-/* What becomes of a source that is answered with these bytes, after which the connection is closed. */
+/*
+ * What becomes of a source that is answered with these bytes, after which the connection is closed.
+ */
 int raw_answered(const void *reply, size_t length);
 
 /* A lane's hello, with the right proof. */

@@ -6,7 +6,7 @@
 #include "pair.h"
 #include "transport/uri.h"
 
-Test(uri, bad__einval_with_example, .timeout = 10)
+Test(uri, bad__einval_with_example, .timeout = 120)
 {
 	static const char *const bad[] = {
 		"",
@@ -81,7 +81,7 @@ Test(uri, bad_ipv6_in_brackets__einval)
 	cr_expect_eq(vmferry_listen("tcp:[1:2]:0", NULL, &listener), -EINVAL);
 }
 
-Test(uri, not_loopback__eperm_unless_insecure, .timeout = 10)
+Test(uri, not_loopback__eperm_unless_insecure, .timeout = 120)
 {
 	static const char *const far[] = {"tcp:0.0.0.0:0", "tcp:[::]:0", "tcp:192.0.2.1:80",
 					  "tcp:[2001:db8::1]:80"};

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The reference guest that is built in: boots on two vCPUs, beats, and goes on in another machine. */
+/*
+ * The reference guest that is built in: boots on two vCPUs, beats, and goes on in another machine.
+ */
 #include <criterion/criterion.h>
 
 #include "ferry.h"

@@ -7,7 +7,7 @@
 #include "ferry.h"
 #include "quiet.h"
 
-TestSuite(crossing, .init = need_kvm, .timeout = 60);
+TestSuite(crossing, .init = need_kvm, .timeout = 300);
 
 static struct vmferry_blob *new_blob(void)
 {

@@ -43,8 +43,8 @@ static const uint8_t entry[] = {
 };
 
 /*
- * The OUT is for PVM, which interprets ring 0: without an exit now and then it would push more entries to a dirty ring
- * between two looks at how full that is than the ring keeps in reserve.
+ * The OUT is for PVM, which interprets ring 0: without an exit now and then it would push more
+ * entries to a dirty ring between two looks at how full that is than the ring keeps in reserve.
  */
 static const uint8_t writer[] = {
 	0xbf, 0x00, 0x00, 0x40, 0x00,	    /* again: mov edi, 4 MiB */

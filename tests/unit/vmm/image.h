@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Synthetic multiboot images, whose every field a test can spoil, and a small memory to load them into. */
+/*
+ * Synthetic multiboot images, whose every field a test can spoil, and a small memory to load them
+ * into.
+ */
 #ifndef TEST_VMM_IMAGE_H
 #define TEST_VMM_IMAGE_H
 

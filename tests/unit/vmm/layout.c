@@ -7,7 +7,7 @@
 #include "migrator/vmm/internal.h"
 #include "quiet.h"
 
-TestSuite(layout, .init = quiet, .timeout = 10);
+TestSuite(layout, .init = quiet, .timeout = 300);
 
 static unsigned int lay_out(uint64_t memory, struct vmferry_region *regions)
 {

@@ -7,7 +7,7 @@
 #include "image.h"
 #include "quiet.h"
 
-TestSuite(loader, .init = quiet, .timeout = 20);
+TestSuite(loader, .init = quiet, .timeout = 300);
 
 static void spoiled_flat(const struct flat_image *image, const char *reason)
 {

@@ -6,7 +6,7 @@
 #include "image.h"
 #include "quiet.h"
 
-TestSuite(bootinfo, .init = quiet, .timeout = 20);
+TestSuite(bootinfo, .init = quiet, .timeout = 300);
 
 static uint32_t word(const struct loader_memory *m, uint32_t at)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The VMM's last log line, so that a test sees the reason, and nothing on standard error where refusals are wanted. */
+/*
+ * The VMM's last log line, so that a test sees the reason, and nothing on standard error where
+ * refusals are wanted.
+ */
 #ifndef TEST_VMM_QUIET_H
 #define TEST_VMM_QUIET_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stand-in for vmferry_source_ring_full(): the VMM is tested without an engine. "Source" is a ring_double, whose
- * tracker is harvested as the engine's harvester would.
+ * A stand-in for vmferry_source_ring_full(): the VMM is tested without an engine. "Source" is a
+ * ring_double, whose tracker is harvested as the engine's harvester would.
  */
 #ifndef TEST_VMM_RING_FULL_H
 #define TEST_VMM_RING_FULL_H

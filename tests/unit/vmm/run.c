@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Small guests that run: devices, entry state, ways to stop, full rings, and what is left behind. */
+/*
+ * Small guests that run: devices, entry state, ways to stop, full rings, and what is left behind.
+ */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>

@@ -6,7 +6,7 @@
 #include "migrator/vmm/spec.h"
 #include "quiet.h"
 
-TestSuite(spec, .init = quiet, .timeout = 20);
+TestSuite(spec, .init = quiet, .timeout = 300);
 
 static struct vmferry_blob *encoded(uint64_t memory, unsigned int vcpus, enum vmm_pages pages)
 {
@@ -116,7 +116,9 @@ Test(spec, host_lacks_everything__all_in_one_list)
 	struct vmferry_problems *problems;
 
 	cr_assert_eq(vmferry_problems_new(&problems), 0);
-	/* The empty KVM part is no description: whether that is an error is the library's affair. */
+	/*
+	 * The empty KVM part is no description: whether that is an error is the library's affair.
+	 */
 	spec_check(&spec, &arrival, problems);
 	cr_assert(names(problems, "999 vcpus"));
 	cr_assert(names(problems, "NUMA node 1000"));

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A source on its way to lanes over RDMA, and what the CM has to say at each step: in the way by name, and a reason for TCP by default. */
+/*
+ * A source on its way to lanes over RDMA, and what the CM has to say at each step: in the way by
+ * name, and a reason for TCP by default.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
@@ -55,7 +58,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(connect, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(connect, .init = setup, .fini = teardown, .timeout = 120);
 
 /* Nobody comes of it: the destination's wait is ended by the next source. */
 static void expect_refused(struct accepting *a, unsigned int ms)

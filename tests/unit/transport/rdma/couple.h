@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Two queue pairs that are connected to each other, straight from the verbs: what the fake itself is tested with. */
+/*
+ * Two queue pairs that are connected to each other, straight from the verbs: what the fake itself
+ * is tested with.
+ */
 #ifndef RDMA_COUPLE_H
 #define RDMA_COUPLE_H
 

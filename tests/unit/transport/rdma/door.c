@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A destination over the fake device, and who comes to it: with a right to a lane and without, and with more memory than may be pinned. */
+/*
+ * A destination over the fake device, and who comes to it: with a right to a lane and without, and
+ * with more memory than may be pinned.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <rdma/rdma_cma.h>
@@ -44,7 +47,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(door, .fini = teardown, .timeout = 30);
+TestSuite(door, .fini = teardown, .timeout = 120);
 
 /* That strangers came before is no harm to who comes now, whatever it comes to be. */
 static void expect_session(const char *transport, const char *reason)
@@ -60,7 +63,7 @@ static void expect_session(const char *transport, const char *reason)
 	vmferry_session_close(&source);
 }
 
-/* ---- the right to a lane ------------------------------------------------------------------------------------- */
+/* ---- the right to a lane --------------------------------------------------------------------- */
 
 struct caller {
 	struct rdma_event_channel *events;
@@ -237,7 +240,7 @@ Test(door, destination_answers_rdma_without_lanes__eproto)
 	cr_expect_neq(raw_answered(reply, sizeof(reply)), -EPROTO);
 }
 
-/* ---- what a connection is made like --------------------------------------------------------------------------- */
+/* ---- what a connection is made like ---------------------------------------------------------- */
 
 static struct ibv_qp_attr attributes(struct rdma_link *link)
 {
@@ -248,7 +251,10 @@ static struct ibv_qp_attr attributes(struct rdma_link *link)
 	return attr;
 }
 
-/* What the CM would choose is 2.1 s for each try, 0.65 s for a receiver that is not ready, and all access that there is. */
+/*
+ * What the CM would choose is 2.1 s for each try, 0.65 s for a receiver that is not ready, and all
+ * access that there is.
+ */
 static void expect_made_right(struct rdma_link *link, unsigned int access)
 {
 	struct ibv_qp_attr attr = attributes(link);
@@ -278,7 +284,7 @@ Test(door, connected__timers_are_short_and_access_is_little)
 	vmferry_session_close(&source);
 }
 
-/* ---- more memory than may be pinned --------------------------------------------------------------------------- */
+/* ---- more memory than may be pinned ---------------------------------------------------------- */
 
 Test(door, memory_beyond_the_sources_limit__tcp_and_the_limit)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The fake catches what a device catches: keys, ranges, rights, full queues; and keeps the order that a queue pair keeps. */
+/*
+ * The fake catches what a device catches: keys, ranges, rights, full queues; and keeps the order
+ * that a queue pair keeps.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
@@ -208,7 +211,7 @@ Test(fake_device, message_too_long__local_error)
 	couple_close(&c);
 }
 
-/* ---- queues --------------------------------------------------------------------------------------------------- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 /* Slots come back with a completion that was polled, not with one that was written. */
 Test(fake_device, full_queue__enomem_and_counted)
@@ -337,7 +340,7 @@ Test(fake_device, notification__only_of_what_comes_later)
 	couple_close(&c);
 }
 
-/* ---- receives ------------------------------------------------------------------------------------------------- */
+/* ---- receives -------------------------------------------------------------------------------- */
 
 Test(fake_device, no_receive__error_when_the_tries_are_over)
 {
@@ -414,7 +417,7 @@ Test(fake_device, send__longer_than_the_buffer)
 	couple_close(&c);
 }
 
-/* ---- errors --------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static void break_qp(const struct side *side)
 {
@@ -474,7 +477,10 @@ Test(fake_device, failure__first_its_own_status_then_flushes)
 	couple_close(&c);
 }
 
-/* Revoking: when this returns, the peer's writes have stopped; the peer's own next one gets no answer. */
+/*
+ * Revoking: when this returns, the peer's writes have stopped; the peer's own next one gets no
+ * answer.
+ */
 Test(fake_device, destination_broken__no_write_lands_any_more)
 {
 	struct couple c;
@@ -493,7 +499,7 @@ Test(fake_device, destination_broken__no_write_lands_any_more)
 	couple_close(&c);
 }
 
-/* ---- reads ---------------------------------------------------------------------------------------------------- */
+/* ---- reads ----------------------------------------------------------------------------------- */
 
 Test(fake_device, read__fetches)
 {
@@ -524,7 +530,7 @@ Test(fake_device, read_without_resources__never_completes)
 	couple_close(&c);
 }
 
-/* ---- registration --------------------------------------------------------------------------------------------- */
+/* ---- registration ---------------------------------------------------------------------------- */
 
 Test(fake_device, registration__refused)
 {

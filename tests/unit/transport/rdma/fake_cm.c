@@ -222,7 +222,10 @@ Test(fake_cm, unacknowledged_event__destroying_the_identifier_crashes, .signal =
 	rdma_destroy_id(c.listener);
 }
 
-/* The real librdmacm closes the context then, and what is freed after that frees memory of it again. */
+/*
+ * The real librdmacm closes the context then, and what is freed after that frees memory of it
+ * again.
+ */
 Test(fake_cm, device_removed__last_identifier_before_a_domain_crashes, .signal = SIGABRT)
 {
 	struct rdma_event_channel *events = rdma_create_event_channel();

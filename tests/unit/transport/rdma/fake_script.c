@@ -220,7 +220,10 @@ Test(fake_script, fatal_queue_pair__event)
 	couple_close(&c);
 }
 
-/* Both halves of a connection send to each other; one completion queue tells whose message came first. */
+/*
+ * Both halves of a connection send to each other; one completion queue tells whose message came
+ * first.
+ */
 static bool source_is_first(uint64_t seed)
 {
 	const struct couple_options options = {.one_recv_cq = true};

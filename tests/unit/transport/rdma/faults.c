@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A whole session with something going wrong on the wire or with a device, once for each request or moment at which it may. Whatever it
- * is: an error comes back in time or the bytes are there, nothing is left behind, and the next session works.
+ * A whole session with something going wrong on the wire or with a device, once for each request or
+ * moment at which it may. Whatever it is: an error comes back in time or the bytes are there,
+ * nothing is left behind, and the next session works.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,7 +14,9 @@
 #include "scene.h"
 
 #define SEEDS 16
-/* From where on all that was sent is placed and read: what happens to the lanes then is no failure. */
+/*
+ * From where on all that was sent is placed and read: what happens to the lanes then is no failure.
+ */
 #define ALL_IS_READ 11
 #define CLOSING	    14
 #define DELAYS	    24
@@ -30,7 +33,7 @@ Test(faults, any_order_of_events__works)
 	}
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------ */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static const enum ibv_wc_status statuses[] = {
 	IBV_WC_LOC_LEN_ERR,	  IBV_WC_LOC_QP_OP_ERR,	 IBV_WC_LOC_PROT_ERR, IBV_WC_BAD_RESP_ERR,
@@ -95,7 +98,7 @@ Test(faults, any_status__an_error_in_time_and_nothing_left)
 	}
 }
 
-/* ---- fences and receives ------------------------------------------------------------------------------------- */
+/* ---- fences and receives --------------------------------------------------------------------- */
 
 Test(faults, receives_not_ready__tried_again)
 {
@@ -181,7 +184,7 @@ Test(faults, wire_cut_at_any_moment__an_error_in_time_and_nothing_left)
 	}
 }
 
-/* ---- devices ------------------------------------------------------------------------------------------------- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 static unsigned int device;
 
@@ -191,22 +194,33 @@ static void remove_device(unsigned int moment)
 		fake_device_remove(device);
 }
 
-static void break_device(unsigned int moment)
+/* Whether there is a session at this moment, which hears of it. */
+static bool is_heard(unsigned int moment)
 {
-	if (moment == when)
-		fake_async(device, IBV_EVENT_DEVICE_FATAL);
+	return moment > 0 && moment < CLOSING;
 }
 
-/* The next session works if the device is @left, unless what it said last was heard by nobody before. */
+/* All goes on but for the event, and a busy machine would be done before it is read. */
+static void break_device(unsigned int moment)
+{
+	if (moment != when)
+		return;
+	fake_async(device, IBV_EVENT_DEVICE_FATAL);
+	if (is_heard(moment))
+		scene_await_complaint();
+}
+
+/*
+ * The next session works if the device is @left, unless what it said last was heard by nobody
+ * before.
+ */
 static void at_each_moment(const char *what, void (*at)(unsigned int moment), bool left)
 {
 	for (device = 0; device < 2; device++) {
 		for (when = 0; when < SCENE_MOMENTS; when++) {
-			bool heard = when > 0 && when < CLOSING;
-
 			fake_reset();
 			scene_moment = at;
-			if (scene_run(what, 100 * device + when, left && heard).error == 0)
+			if (scene_run(what, 100 * device + when, left && is_heard(when)).error == 0)
 				cr_expect_geq(when, ALL_IS_READ, "%s %u: unnoticed", what, when);
 		}
 	}

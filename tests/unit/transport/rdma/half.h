@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One side of a session over the fake devices, without lanes: the test is the peer at the other end of its control connection. */
+/*
+ * One side of a session over the fake devices, without lanes: the test is the peer at the other end
+ * of its control connection.
+ */
 #ifndef TEST_HALF_H
 #define TEST_HALF_H
 

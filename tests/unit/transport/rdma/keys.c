@@ -9,7 +9,7 @@
 #include "half.h"
 
 #define MANY	64u
-#define PATIENT (vmferry_now() + 10000 * MS)
+#define PATIENT (vmferry_now() + 60000 * MS)
 
 static struct half half;
 
@@ -24,7 +24,7 @@ static void teardown(void)
 	half_close(&half);
 }
 
-TestSuite(rdma_keys, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(rdma_keys, .init = setup, .fini = teardown, .timeout = 120);
 
 struct says {
 	uint8_t data[256];
@@ -130,7 +130,7 @@ static int ask_now(struct asking *a, uint64_t address)
 	return a->ret;
 }
 
-/* ---- keys that are there -------------------------------------------------------------------------------------- */
+/* ---- keys that are there --------------------------------------------------------------------- */
 
 Test(rdma_keys, announced__found_by_every_address_in_it)
 {
@@ -180,7 +180,7 @@ Test(rdma_keys, many__all_found)
 	}
 }
 
-/* ---- keys that are missing ------------------------------------------------------------------------------------ */
+/* ---- keys that are missing ------------------------------------------------------------------- */
 
 Test(rdma_keys, missing__asked_for_once_by_all_that_wait)
 {
@@ -284,7 +284,7 @@ Test(rdma_keys, peer_has_gone__session_error)
 	cr_expect_eq(session_error(half.session), -ECONNRESET);
 }
 
-/* ---- keys that are taken back --------------------------------------------------------------------------------- */
+/* ---- keys that are taken back ---------------------------------------------------------------- */
 
 Test(rdma_keys, gone__asked_for_again_and_generation_changes)
 {
@@ -308,7 +308,9 @@ Test(rdma_keys, gone__asked_for_again_and_generation_changes)
 	cr_expect_eq(a.key, 5);
 }
 
-/* The destination may have taken the wish in before the memory went: it will not answer any more. */
+/*
+ * The destination may have taken the wish in before the memory went: it will not answer any more.
+ */
 Test(rdma_keys, gone_while_a_lane_waits__asks_again)
 {
 	struct asking a;
@@ -321,7 +323,7 @@ Test(rdma_keys, gone_while_a_lane_waits__asks_again)
 	cr_expect_eq(ask_end(&a), 0);
 }
 
-/* ---- nonsense ------------------------------------------------------------------------------------------------- */
+/* ---- nonsense -------------------------------------------------------------------------------- */
 
 static void expect_eproto(const char *what, uint32_t type, const struct says *s)
 {

@@ -71,7 +71,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(rdma_lane, .fini = teardown, .timeout = 60);
+TestSuite(rdma_lane, .fini = teardown, .timeout = 120);
 
 static void fence_all(uint32_t epoch)
 {
@@ -97,7 +97,7 @@ static int write_one(uint64_t at, uint64_t length, uint64_t deadline)
 	return vmferry_lane_write(pair.source, 0, &w, 1, deadline);
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 #define SLICE (64 * PAGE)
 
@@ -108,7 +108,10 @@ struct writer {
 	pthread_t thread;
 };
 
-/* Random extents, in slices of the destination that belong to one lane each; all that is written is expected. */
+/*
+ * Random extents, in slices of the destination that belong to one lane each; all that is written is
+ * expected.
+ */
 static void *writer_thread(void *arg)
 {
 	const struct writer *w = arg;
@@ -194,7 +197,10 @@ Test(rdma_lane, three_places__still_work)
 	}
 }
 
-/* One write fills the window: every request must ask for its completion, or the lane would wait for ever. */
+/*
+ * One write fills the window: every request must ask for its completion, or the lane would wait for
+ * ever.
+ */
 Test(rdma_lane, smallest_window__still_works)
 {
 	struct vmferry_transport_options o = options(1);
@@ -370,7 +376,7 @@ Test(rdma_lane, queue_without_places__eagain_and_never_enomem)
 	cr_expect_eq(write_until_full(), taken);
 }
 
-/* ---- keys --------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 Test(rdma_lane, other_memory_at_the_same_address__has_its_own_keys)
 {
@@ -414,7 +420,7 @@ Test(rdma_lane, write_to_what_was_never_registered__eacces)
 	cr_expect_eq(vmferry_lane_fence_wait(pair.source, 0, 1, PATIENT), -EACCES);
 }
 
-/* ---- fences ------------------------------------------------------------------------------------------------- */
+/* ---- fences ---------------------------------------------------------------------------------- */
 
 Test(rdma_lane, fence_held_up__too_many_are_refused_and_then_go_on)
 {
@@ -453,7 +459,10 @@ static void set_answers(uint32_t depth, uint32_t signal_every)
 	pthread_mutex_unlock(&l->rdma->poll_lock);
 }
 
-/* Answers that find the queue full go out when an earlier one has completed, one for several fences. */
+/*
+ * Answers that find the queue full go out when an earlier one has completed, one for several
+ * fences.
+ */
 Test(rdma_lane, hundreds_of_fences_and_few_places__all_are_answered)
 {
 	setup(1);
@@ -541,7 +550,7 @@ Test(rdma_lane, revoked__nothing_is_placed_and_the_session_lives)
 	cr_expect_eq(vmferry_fence_wait(pair.destination, 2, PATIENT), -ECONNRESET);
 }
 
-/* ---- failures ----------------------------------------------------------------------------------------------- */
+/* ---- failures -------------------------------------------------------------------------------- */
 
 static void expect_failure(enum ibv_wc_status status, int error, const char *text)
 {
@@ -590,7 +599,7 @@ Test(rdma_lane, posting_fails__eio)
 	cr_expect_eq(vmferry_lane_fence(pair.source, 0, 3, PATIENT), -EIO);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void setup_reading(unsigned int lanes)
 {

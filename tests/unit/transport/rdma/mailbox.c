@@ -25,7 +25,10 @@ static void setup(void)
 	pair_open_rdma(&pair, 1);
 }
 
-/* However a test ended: no fragment found the other side without a receive, no queue was too short, and nothing is left. */
+/*
+ * However a test ended: no fragment found the other side without a receive, no queue was too short,
+ * and nothing is left.
+ */
 static void teardown(void)
 {
 	struct fake_counts counts;
@@ -38,7 +41,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(mailbox, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(mailbox, .init = setup, .fini = teardown, .timeout = 120);
 
 static int send_to(struct vmferry_session *from, uint32_t type, const void *data, size_t length)
 {
@@ -175,7 +178,7 @@ Test(mailbox, hurry_over__arrives_all_the_same)
 	}
 }
 
-/* ---- deadlines ---------------------------------------------------------------------------------------------- */
+/* ---- deadlines ------------------------------------------------------------------------------- */
 
 Test(mailbox, nothing_moves__etimedout_and_what_was_taken_arrives)
 {
@@ -242,7 +245,7 @@ Test(mailbox, turn_of_another__etimedout_and_session_lives)
 	expect(pair.destination, 3, NULL, 0);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------ */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 Test(mailbox, last_words__heard_before_the_end)
 {
@@ -318,7 +321,10 @@ Test(mailbox, hurry__nobody_is_woken_by_completions)
 	expect(pair.destination, 1, "asleep", 6);
 }
 
-/* The first long one finds its memory ready; what is as long as that, longer, or comes second is not different for who takes it. */
+/*
+ * The first long one finds its memory ready; what is as long as that, longer, or comes second is
+ * not different for who takes it.
+ */
 Test(mailbox, long_messages_in_a_hurry__whole)
 {
 	static const size_t lengths[] = {4095, 65536, 4096, 65537, 20000};
@@ -354,7 +360,7 @@ Test(mailbox, post_fails__session_over)
 	cr_expect(log_has("cannot post a fragment"));
 }
 
-/* ---- a peer that does not keep to it ------------------------------------------------------------------------ */
+/* ---- a peer that does not keep to it --------------------------------------------------------- */
 
 struct raw_fragment {
 	uint32_t type;

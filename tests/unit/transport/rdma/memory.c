@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Registered memory of both sides over fake devices: what is pinned and when, what the source is told, and what happens if it fails. */
+/*
+ * Registered memory of both sides over fake devices: what is pinned and when, what the source is
+ * told, and what happens if it fails.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +16,9 @@
 #include "limit.h"
 #include "transport/rdma/chunk.h"
 
-/* Small, so that an ordinary user's memlock limit is enough; by what the device takes, see begin(). */
+/*
+ * Small, so that an ordinary user's memlock limit is enough; by what the device takes, see begin().
+ */
 #define CHUNK	(64 * 1024ull)
 #define CHUNKS	16u
 #define SIZE	(CHUNKS * CHUNK)
@@ -97,9 +102,9 @@ static struct keys hear_keys(void)
 	return k;
 }
 
-TestSuite(rdma_memory, .timeout = 60);
+TestSuite(rdma_memory, .timeout = 120);
 
-/* ---- destination ---------------------------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 Test(rdma_memory, registered__nothing_is_pinned)
 {
@@ -334,7 +339,7 @@ Test(rdma_memory, deregistered_after_the_session_failed_or_was_revoked__says_not
 	half_close(&half);
 }
 
-/* ---- discarding ------------------------------------------------------------------------------------------------ */
+/* ---- discarding ------------------------------------------------------------------------------ */
 
 Test(rdma_memory, discard__not_where_the_device_has_pages)
 {
@@ -356,7 +361,10 @@ Test(rdma_memory, discard__not_where_the_device_has_pages)
 	end();
 }
 
-/* The fake device refuses to page on demand, so the test says what one that does not would leave behind. */
+/*
+ * The fake device refuses to page on demand, so the test says what one that does not would leave
+ * behind.
+ */
 Test(rdma_memory, discard_on_demand__not_where_it_was_pinned_after_all)
 {
 	struct rdma_memory *m;
@@ -377,7 +385,7 @@ Test(rdma_memory, discard_on_demand__not_where_it_was_pinned_after_all)
 	end();
 }
 
-/* ---- failures ------------------------------------------------------------------------------------------------- */
+/* ---- failures -------------------------------------------------------------------------------- */
 
 Test(rdma_memory, device_refuses_for_want_of_memory__session_ends_with_the_remedy)
 {
@@ -391,7 +399,10 @@ Test(rdma_memory, device_refuses_for_want_of_memory__session_ends_with_the_remed
 	end();
 }
 
-/* A file that is shorter than its mapping, such as huge pages that have run out: touching it would be SIGBUS. */
+/*
+ * A file that is shorter than its mapping, such as huge pages that have run out: touching it would
+ * be SIGBUS.
+ */
 Test(rdma_memory, memory_cannot_be_populated__session_ends)
 {
 	int fd = memfd_create("empty", MFD_CLOEXEC);
@@ -443,7 +454,7 @@ Test(rdma_memory, more_than_the_memlock_limit__warned_of_and_not_prepared)
 	end();
 }
 
-/* ---- source --------------------------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 Test(rdma_memory, lane_needs_a_key__pinned_at_once_and_only_that)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory that devices page in on demand: nothing is pinned, nothing made resident, and no limit of locked memory counts. */
+/*
+ * Memory that devices page in on demand: nothing is pinned, nothing made resident, and no limit of
+ * locked memory counts.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
@@ -65,7 +68,7 @@ static struct fake_counts counts(void)
 	return c;
 }
 
-TestSuite(odp, .timeout = 60);
+TestSuite(odp, .timeout = 120);
 
 Test(odp, device_can__registered_so_and_nothing_becomes_resident)
 {

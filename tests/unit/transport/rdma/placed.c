@@ -39,7 +39,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(placed, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(placed, .init = setup, .fini = teardown, .timeout = 120);
 
 static void write_page(uint64_t page)
 {
@@ -63,7 +63,10 @@ static uint64_t placed(void)
 	return stats.placed_bytes;
 }
 
-/* The answer says so, also when it comes before the acknowledgement of the fence itself: nothing orders these two. */
+/*
+ * The answer says so, also when it comes before the acknowledgement of the fence itself: nothing
+ * orders these two.
+ */
 Test(placed, fence_answered__all_before_it)
 {
 	write_page(0);

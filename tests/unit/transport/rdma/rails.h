@@ -5,7 +5,10 @@
 
 #include <vmferry/transport.h>
 
-/* Options for RDMA over the first @count rails of VMFERRY_RAILS, addresses with a space between; the test fails without. */
+/*
+ * Options for RDMA over the first @count rails of VMFERRY_RAILS, addresses with a space between;
+ * the test fails without.
+ */
 struct vmferry_transport_options rails_options(unsigned int count);
 
 #endif

@@ -64,6 +64,12 @@ static void count_complaints(void *ctx, enum vmferry_log_level level, const char
 		atomic_fetch_add(&complaints, 1);
 }
 
+void scene_await_complaint(void)
+{
+	for (int ms = 0; ms < 20000 && atomic_load(&complaints) == 0; ms++)
+		usleep(1000);
+}
+
 void scene_begin(void)
 {
 	vmferry_set_log(count_complaints, NULL, VMFERRY_LOG_WARN);
@@ -82,7 +88,7 @@ void scene_end(void)
 	pages_free(letter, LETTER);
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 /* Takes in whoever comes, also who fails afterwards and of whom this side does not know yet. */
 static void *accept_all(void *arg)
@@ -260,7 +266,7 @@ static int read_back(struct scene *s)
 	return ret;
 }
 
-/* ---- scenes -------------------------------------------------------------------------------------------------- */
+/* ---- scenes ---------------------------------------------------------------------------------- */
 
 static int first_part(struct scene *s)
 {

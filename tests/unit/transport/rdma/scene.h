@@ -24,9 +24,10 @@ struct scene_result {
 };
 
 /*
- * From listening to closing, and then another session at the same listener, where nothing is ordered to fail any more: it must work if
- * the devices are @left. Asserts what must be true either way: bytes that were said to be placed are right, an error was logged, nothing
- * is left in the devices, and all ends in time.
+ * From listening to closing, and then another session at the same listener, where nothing is
+ * ordered to fail any more: it must work if the devices are @left. Asserts what must be true either
+ * way: bytes that were said to be placed are right, an error was logged, nothing is left in the
+ * devices, and all ends in time.
  */
 struct scene_result scene_run(const char *what, unsigned int number, bool left);
 
@@ -34,10 +35,17 @@ struct scene_result scene_run(const char *what, unsigned int number, bool left);
 typedef void (*scene_order)(void *ctx, unsigned int nth);
 
 /*
- * How often it comes to it is a matter of time: runs the scene for the first, the second, ..., and of later ones for one in so many, until
- * a run in which it did not come to it. Asserts that nothing else fails, and that what fails is noticed. Returns how many runs failed.
+ * How often it comes to it is a matter of time: runs the scene for the first, the second, ..., and
+ * of later ones for one in so many, until a run in which it did not come to it. Asserts that
+ * nothing else fails, and that what fails is noticed. Returns how many runs failed.
  */
 unsigned int scene_sweep(const char *what, scene_order order, void *ctx);
+
+/*
+ * Waits until something was complained about in this run, for 20 s at the most: from
+ * scene_moment().
+ */
+void scene_await_complaint(void);
 
 /* Memory that scene_run() uses, once for each test. */
 void scene_begin(void);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A whole session once for every call into the device's libraries that may fail. Whichever it is: an error comes back in time or the
- * session works all the same, nothing is left behind, and the next session works.
+ * A whole session once for every call into the device's libraries that may fail. Whichever it is:
+ * an error comes back in time or the session works all the same, nothing is left behind, and the
+ * next session works.
  */
 #include <criterion/criterion.h>
 #include <errno.h>

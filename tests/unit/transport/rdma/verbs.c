@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Both ends of a session over RDMA in one process, seen through the public functions alone. The same tests run over the fake device,
- * which is strict and out of order, and over soft-RoCE, which is real: VMFERRY_RAILS names the addresses of two RDMA ports.
+ * Both ends of a session over RDMA in one process, seen through the public functions alone. The
+ * same tests run over the fake device, which is strict and out of order, and over soft-RoCE, which
+ * is real: VMFERRY_RAILS names the addresses of two RDMA ports.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -74,7 +75,10 @@ struct writer {
 	pthread_t thread;
 };
 
-/* Random extents, in slices of the destination that belong to one lane each; all that is written is expected. */
+/*
+ * Random extents, in slices of the destination that belong to one lane each; all that is written is
+ * expected.
+ */
 static void *writer_thread(void *arg)
 {
 	const struct writer *w = arg;

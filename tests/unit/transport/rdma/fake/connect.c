@@ -18,7 +18,7 @@
 #define PASSIVE_TIMEOUT_MORE 2
 #define TIMEOUT_MAX	     31
 
-/* ---- asking -------------------------------------------------------------------------------------------------- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 static uint8_t at_most(uint8_t wish, uint8_t limit)
 {
@@ -147,7 +147,7 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
 	return nic_minus(error);
 }
 
-/* ---- answering ----------------------------------------------------------------------------------------------- */
+/* ---- answering ------------------------------------------------------------------------------- */
 
 static void set_connection(struct nic_qp *qp, uint8_t reads_in, uint8_t reads_out,
 			   uint8_t rnr_retry, uint8_t retry, uint8_t timeout)
@@ -247,7 +247,10 @@ int rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param)
 	return nic_minus(error);
 }
 
-/* The other side's step has failed, or its connection has ended; it hears of it unless packets are lost. */
+/*
+ * The other side's step has failed, or its connection has ended; it hears of it unless packets are
+ * lost.
+ */
 static void tell_peer(struct nic_id *peer, enum rdma_cm_event_type type, enum nic_step step)
 {
 	if (nic.script.cut)
@@ -304,7 +307,7 @@ void nic_id_establish(struct nic_id *id)
 	nic_event_post(nic_event_new(peer, RDMA_CM_EVENT_ESTABLISHED, 0));
 }
 
-/* ---- ending -------------------------------------------------------------------------------------------------- */
+/* ---- ending ---------------------------------------------------------------------------------- */
 
 void nic_id_leave(struct nic_id *id)
 {

@@ -19,7 +19,7 @@ static struct nic_channel *channel_of(const struct ibv_comp_channel *channel)
 	return container(channel, struct nic_channel, ibv);
 }
 
-/* ---- channels ------------------------------------------------------------------------------------------------ */
+/* ---- channels -------------------------------------------------------------------------------- */
 
 struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *context)
 {
@@ -117,7 +117,7 @@ void ibv_ack_cq_events(struct ibv_cq *cq, unsigned int count)
 	nic_unlock();
 }
 
-/* ---- queues -------------------------------------------------------------------------------------------------- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 struct ibv_cq *ibv_create_cq(struct ibv_context *context, int cqe, void *cq_context,
 			     struct ibv_comp_channel *channel, int vector)
@@ -249,7 +249,10 @@ int nic_poll_cq(struct ibv_cq *ibv, int most, struct ibv_wc *wc)
 	struct nic_cq *cq = cq_of(ibv);
 	int error, n = 0;
 
-	/* Without the lock when there is nothing: who polls all the time must not keep the wire from it. */
+	/*
+	 * Without the lock when there is nothing: who polls all the time must not keep the wire
+	 * from it.
+	 */
 	if (atomic_load_explicit(&cq->count, memory_order_acquire) == 0) {
 		if (++idle % YIELD_EVERY == 0)
 			sched_yield();

@@ -223,14 +223,17 @@ void nic_device_put(struct nic_device *device)
 {
 	if (--device->users > 0 || !device->removed)
 		return;
-	/* The real one does so when it has seen that the device is gone, which any other thread may make it look for. */
+	/*
+	 * The real one does so when it has seen that the device is gone, which any other thread may
+	 * make it look for.
+	 */
 	if (device->context->objects > 0)
 		nic_misuse("the last identifier of a removed device destroyed before what was made "
 			   "of its context");
 	device->closed = true;
 }
 
-/* ---- libibverbs ---------------------------------------------------------------------------------------------- */
+/* ---- libibverbs ------------------------------------------------------------------------------ */
 
 struct ibv_device **ibv_get_device_list(int *count)
 {
@@ -321,7 +324,10 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 	return error;
 }
 
-/* The inline function of the header has cleared all of a struct ibv_port_attr, which begins like the old one. */
+/*
+ * The inline function of the header has cleared all of a struct ibv_port_attr, which begins like
+ * the old one.
+ */
 int ibv_query_port(struct ibv_context *context, uint8_t number, struct _compat_ibv_port_attr *old)
 {
 	struct ibv_port_attr *attr = (struct ibv_port_attr *)old;
@@ -388,7 +394,7 @@ enum ibv_fork_status ibv_is_fork_initialized(void)
 	return status;
 }
 
-/* ---- librdmacm's list ---------------------------------------------------------------------------------------- */
+/* ---- librdmacm's list ------------------------------------------------------------------------ */
 
 struct ibv_context **rdma_get_devices(int *count)
 {

@@ -40,7 +40,7 @@ static bool takes_recv(const struct operation *op)
 	return !is_read(op) && op->send->opcode != IBV_WR_RDMA_WRITE;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static bool use(struct operation *op, const struct ibv_pd *pd, const struct ibv_sge *sge,
 		unsigned int access, struct span *span)
@@ -87,7 +87,10 @@ static enum ibv_wc_status check_local(struct operation *op)
 	return op->length > nic.limits.max_message ? IBV_WC_LOC_LEN_ERR : IBV_WC_SUCCESS;
 }
 
-/* A queue pair that does not allow the operation at all calls it invalid; a key that does not, a violation. */
+/*
+ * A queue pair that does not allow the operation at all calls it invalid; a key that does not, a
+ * violation.
+ */
 static enum ibv_wc_status check_remote(struct operation *op)
 {
 	unsigned int access = is_read(op) ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
@@ -131,7 +134,7 @@ static enum ibv_wc_status check_recv(struct operation *op)
 	return IBV_WC_REM_INV_REQ_ERR;
 }
 
-/* ---- receiver not ready -------------------------------------------------------------------------------------- */
+/* ---- receiver not ready ---------------------------------------------------------------------- */
 
 static uint64_t rnr_ns(uint8_t timer)
 {
@@ -165,7 +168,7 @@ static bool receiver_not_ready(struct operation *op)
 	return true;
 }
 
-/* ---- doing it ------------------------------------------------------------------------------------------------ */
+/* ---- doing it -------------------------------------------------------------------------------- */
 
 static void copy(const struct span *to, const struct span *from, uint64_t length)
 {
@@ -229,7 +232,10 @@ static void receive(struct operation *op)
 	}
 }
 
-/* Both sides of a request that failed. The peer is to know nothing of what was wrong at the requester. */
+/*
+ * Both sides of a request that failed. The peer is to know nothing of what was wrong at the
+ * requester.
+ */
 static void fail(struct operation *op)
 {
 	bool peer_too = nic_is_refusal(op->failure);

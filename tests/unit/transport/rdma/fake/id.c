@@ -15,7 +15,7 @@ static void update_latch(struct nic_events *events)
 	latch_set(&events->latch, !TAILQ_EMPTY(&events->list) && !nic.script.hold_cm);
 }
 
-/* ---- channels ------------------------------------------------------------------------------------------------ */
+/* ---- channels -------------------------------------------------------------------------------- */
 
 struct rdma_event_channel *rdma_create_event_channel(void)
 {
@@ -59,7 +59,7 @@ void fake_hold_cm(bool hold)
 	nic_unlock();
 }
 
-/* ---- events -------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 struct nic_event *nic_event_new(struct nic_id *id, enum rdma_cm_event_type type, int status)
 {
@@ -94,7 +94,10 @@ static void take(struct nic_events *events, struct nic_event *event)
 	update_latch(events);
 }
 
-/* What librdmacm does by itself when it hands an event over: on the active side it starts the queue pair only now. */
+/*
+ * What librdmacm does by itself when it hands an event over: on the active side it starts the queue
+ * pair only now.
+ */
 static void process(struct nic_event *event)
 {
 	if (event->cm.event != RDMA_CM_EVENT_CONNECT_RESPONSE)
@@ -144,7 +147,7 @@ int rdma_ack_cm_event(struct rdma_cm_event *event)
 	return 0;
 }
 
-/* ---- identifiers --------------------------------------------------------------------------------------------- */
+/* ---- identifiers ----------------------------------------------------------------------------- */
 
 struct nic_id *nic_id_new(struct rdma_event_channel *channel, void *context,
 			  enum rdma_port_space space)
@@ -268,7 +271,7 @@ int rdma_migrate_id(struct rdma_cm_id *id, struct rdma_event_channel *channel)
 	return 0;
 }
 
-/* ---- their queue pairs --------------------------------------------------------------------------------------- */
+/* ---- their queue pairs ----------------------------------------------------------------------- */
 
 int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr)
 {

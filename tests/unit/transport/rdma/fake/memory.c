@@ -8,7 +8,10 @@
 
 #define PAGE 4096ull
 
-/* A key is the region's place, how often that place has been used, and which of the two keys it is: lkey 0, rkey 1. */
+/*
+ * A key is the region's place, how often that place has been used, and which of the two keys it is:
+ * lkey 0, rkey 1.
+ */
 #define KEY_SHIFT 8
 
 struct ibv_pd *ibv_alloc_pd(struct ibv_context *context)
@@ -48,7 +51,9 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 	return error;
 }
 
-/* What pinning does, and refuses: the memory must be there, with the rights that the device needs. */
+/*
+ * What pinning does, and refuses: the memory must be there, with the rights that the device needs.
+ */
 static int pin(void *memory, size_t length, unsigned int access)
 {
 	uintptr_t start = (uintptr_t)memory & ~(PAGE - 1);
@@ -85,7 +90,9 @@ static void give_keys(struct nic_mr *mr)
 {
 	unsigned int place = nic.mr_cursor;
 
-	/* The next place rather than a free one: a key that is out of date stays invalid for long. */
+	/*
+	 * The next place rather than a free one: a key that is out of date stays invalid for long.
+	 */
 	do {
 		place = place % (NIC_MRS - 1) + 1;
 	} while (nic.mrs[place] != NULL);
@@ -193,8 +200,9 @@ void nic_mr_release(struct nic_mr *mr)
 #endif
 
 /*
- * A device is no thread of the program: guests write to pages that are being sent, and ThreadSanitizer is not to hear of that.
- * AddressSanitizer is to hear of memory that is freed while it is registered.
+ * A device is no thread of the program: guests write to pages that are being sent, and
+ * ThreadSanitizer is not to hear of that. AddressSanitizer is to hear of memory that is freed while
+ * it is registered.
  */
 #ifdef BY_MEMCPY
 void fake_copy(uint8_t *to, const uint8_t *from, uint64_t length)

@@ -2,15 +2,21 @@
 /*
  * What the parts of the fake know of each other.
  *
- *   state.c      the lock, the script, counters        device.c   devices, addresses, contexts, asynchronous events
- *   memory.c     protection domains, regions, keys     cq.c       completion channels and queues
- *   qp.c         queue pairs: making, posting, errors  wire.c     the threads that choose what happens next
- *   execute.c    one work request                      id.c       CM identifiers, channels and events
- *   resolve.c    addresses, ports, routes              connect.c  connections
+ *   state.c      the lock, the script, counters
+ *   device.c     devices, addresses, contexts, asynchronous events
+ *   memory.c     protection domains, regions, keys
+ *   cq.c         completion channels and queues
+ *   qp.c         queue pairs: making, posting, errors
+ *   wire.c       the threads that choose what happens next
+ *   execute.c    one work request
+ *   id.c         CM identifiers, channels and events
+ *   resolve.c    addresses, ports, routes
+ *   connect.c    connections
  *   names.c      texts
  *
- * One lock for everything: functions whose names begin with nic_ want it held. Memory is copied without it; what a copy needs is marked
- * (mr.busy, qp.executing, qp.inbound) and whoever wants to take it away waits.
+ * One lock for everything: functions whose names begin with nic_ want it held. Memory is copied
+ * without it; what a copy needs is marked (mr.busy, qp.executing, qp.inbound) and whoever wants to
+ * take it away waits.
  */
 #ifndef FAKE_NIC_H
 #define FAKE_NIC_H
@@ -62,8 +68,9 @@ struct nic_device {
 	unsigned int number;
 	bool removed;
 	/*
-	 * librdmacm's own. It closes that of a removed device when its last identifier goes (rdma-core, librdmacm/cma.c,
-	 * ucma_put_device()); the memory lasts until fake_reset(), so that using it is noticed.
+	 * librdmacm's own. It closes that of a removed device when its last identifier goes
+	 * (rdma-core, librdmacm/cma.c, ucma_put_device()); the memory lasts until fake_reset(), so
+	 * that using it is noticed.
 	 */
 	struct nic_context *context;
 	unsigned int users; /* identifiers, and lists of devices */
@@ -254,7 +261,10 @@ void nic_unlock(void);
 uint64_t nic_random(uint64_t below);
 /* The error that the script has for this call, or 0. */
 int nic_scripted(enum fake_call call);
-/* Waits, with the lock dropped meanwhile, until *@count is zero; ends the process if that takes seconds. */
+/*
+ * Waits, with the lock dropped meanwhile, until *@count is zero; ends the process if that takes
+ * seconds.
+ */
 void nic_settle(const unsigned int *count, const char *what);
 _Noreturn void nic_misuse(const char *what);
 void *nic_alloc(size_t count, size_t size);
@@ -279,8 +289,9 @@ void nic_async_forget(struct ibv_context *context, const void *element);
 /* Whether the device was removed. Ends the process if librdmacm has closed the context. */
 bool nic_gone(const struct ibv_context *context);
 /*
- * What destroying an object says. Of a removed device the kernel has destroyed it before, and libibverbs passes on that it finds nothing
- * (rdma-core, verbs_is_destroy_err(), unless RDMAV_ALLOW_DISASSOC_DESTROY is set).
+ * What destroying an object says. Of a removed device the kernel has destroyed it before, and
+ * libibverbs passes on that it finds nothing (rdma-core, verbs_is_destroy_err(), unless
+ * RDMAV_ALLOW_DISASSOC_DESTROY is set).
  */
 int nic_destroyed(const struct ibv_context *context);
 /* An object was made of this context, or has gone. */
@@ -315,7 +326,10 @@ int nic_req_notify_cq(struct ibv_cq *cq, int solicited_only);
 /* qp.c */
 int nic_qp_create(struct ibv_pd *pd, struct ibv_qp_init_attr *attr, struct nic_qp **qp);
 void nic_qp_free(struct nic_qp *qp);
-/* The request at @index fails with @status, those before it have been carried out; the queue pair is in error. */
+/*
+ * The request at @index fails with @status, those before it have been carried out; the queue pair
+ * is in error.
+ */
 void nic_qp_fail(struct nic_qp *qp, uint64_t index, enum ibv_wc_status status);
 /* In error, and what is not being executed is flushed: the caller must see to the rest. */
 void nic_qp_error(struct nic_qp *qp);
@@ -339,7 +353,10 @@ void nic_wire_stop(void); /* without the lock */
 /* What a responder refuses puts its queue pair in error too. */
 bool nic_is_refusal(enum ibv_wc_status status);
 
-/* execute.c: carries out the next request of a queue pair whose peer answers. Drops the lock meanwhile. */
+/*
+ * execute.c: carries out the next request of a queue pair whose peer answers. Drops the lock
+ * meanwhile.
+ */
 void nic_execute(struct nic_qp *qp);
 
 /* id.c */
@@ -359,14 +376,16 @@ static inline struct nic_id *nic_id_of(const struct rdma_cm_id *id)
 bool nic_address_read(const struct sockaddr *address, struct in6_addr *ip, uint16_t *port);
 struct nic_id *nic_listener_at(const struct sockaddr *address);
 /*
- * Posts @good, or the failure that the script has for this step: then false. CONNECT_REQUEST stands for connecting, which posts
- * nothing here.
+ * Posts @good, or the failure that the script has for this step: then false. CONNECT_REQUEST stands
+ * for connecting, which posts nothing here.
  */
 bool nic_step_done(struct nic_id *id, enum rdma_cm_event_type good, enum nic_step step);
 
 /* connect.c: the connection ends from this side. */
 void nic_id_leave(struct nic_id *id);
-/* The active side has fetched the answer: its queue pair starts, and the passive side hears of it. */
+/*
+ * The active side has fetched the answer: its queue pair starts, and the passive side hears of it.
+ */
 void nic_id_establish(struct nic_id *id);
 
 #endif

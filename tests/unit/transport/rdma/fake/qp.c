@@ -12,7 +12,7 @@
 /* What fails leaves these fields of its completion undefined: nobody is to rely on them. */
 #define UNDEFINED 0x5a5a5a5a
 
-/* ---- making -------------------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 /* The ring has a power of two of slots, one of which stays empty: as soft-RoCE does it. */
 static uint32_t round_up(uint32_t depth)
@@ -135,7 +135,7 @@ int ibv_destroy_qp(struct ibv_qp *qp)
 	return error;
 }
 
-/* ---- completions --------------------------------------------------------------------------------------------- */
+/* ---- completions ----------------------------------------------------------------------------- */
 
 static enum ibv_wc_opcode opcode_of(enum ibv_wr_opcode opcode)
 {
@@ -196,13 +196,15 @@ void nic_qp_received(struct nic_qp *qp, const struct ibv_wc *wc, bool solicited)
 	nic_cq_push(qp->ibv.recv_cq, &cqe, solicited);
 }
 
-/* ---- errors -------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 void nic_qp_flush(struct nic_qp *qp)
 {
 	const struct ibv_wc flushed = {.status = IBV_WC_WR_FLUSH_ERR};
 
-	/* What was carried out and not yet acknowledged is flushed too: its fate is not known here. */
+	/*
+	 * What was carried out and not yet acknowledged is flushed too: its fate is not known here.
+	 */
 	for (; !qp->executing && qp->acked < qp->posted; qp->acked++)
 		complete_send(qp, qp->acked, IBV_WC_WR_FLUSH_ERR);
 	if (!qp->executing)
@@ -238,7 +240,7 @@ void nic_qp_break(struct nic_qp *qp)
 	nic_qp_error(qp);
 }
 
-/* ---- modifying ----------------------------------------------------------------------------------------------- */
+/* ---- modifying ------------------------------------------------------------------------------- */
 
 static int modify_ready(struct nic_qp *qp, const struct ibv_qp_attr *attr, int mask)
 {

@@ -7,7 +7,7 @@
 
 #define CM_TIMEOUT 19 /* the CM's own choice: 2.1 s */
 
-/* ---- addresses ----------------------------------------------------------------------------------------------- */
+/* ---- addresses ------------------------------------------------------------------------------- */
 
 bool nic_address_read(const struct sockaddr *address, struct in6_addr *ip, uint16_t *port)
 {
@@ -159,7 +159,7 @@ __be16 rdma_get_dst_port(struct rdma_cm_id *id)
 	return ((struct sockaddr_in *)(void *)&id->route.addr.dst_storage)->sin_port;
 }
 
-/* ---- resolving ----------------------------------------------------------------------------------------------- */
+/* ---- resolving ------------------------------------------------------------------------------- */
 
 /* Whether the script's failure is one of the step that has come to this. */
 static bool is_its_failure(enum rdma_cm_event_type good, enum rdma_cm_event_type bad)

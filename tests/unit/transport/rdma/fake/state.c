@@ -103,7 +103,10 @@ uint64_t nic_random(uint64_t below)
 	nic.random ^= nic.random << 13;
 	nic.random ^= nic.random >> 7;
 	nic.random ^= nic.random << 17;
-	/* The low bits of this generator are poor, and those of the first numbers from a small seed all the more. */
+	/*
+	 * The low bits of this generator are poor, and those of the first numbers from a small seed
+	 * all the more.
+	 */
 	return (nic.random * 0x2545f4914f6cdd1d >> 33) % below;
 }
 
@@ -145,12 +148,13 @@ void nic_settle(const unsigned int *count, const char *what)
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += MISUSE_AFTER_S;
 	while (*count > 0)
-		if (pthread_cond_timedwait(&nic.settled, &nic.lock, &until) == ETIMEDOUT &&
+		if (pthread_cond_clockwait(&nic.settled, &nic.lock, CLOCK_MONOTONIC, &until) ==
+			    ETIMEDOUT &&
 		    *count > 0)
 			nic_misuse(what);
 }
 
-/* ---- what fails ---------------------------------------------------------------------------------------------- */
+/* ---- what fails ------------------------------------------------------------------------------ */
 
 int nic_scripted(enum fake_call call)
 {
@@ -217,7 +221,7 @@ enum fake_call fake_failed(void)
 	return call;
 }
 
-/* ---- limits and counters ------------------------------------------------------------------------------------- */
+/* ---- limits and counters --------------------------------------------------------------------- */
 
 void fake_limits_get(struct fake_limits *limits)
 {
@@ -273,7 +277,7 @@ bool fake_leaks(void)
 	return leaks;
 }
 
-/* ---- latches ------------------------------------------------------------------------------------------------- */
+/* ---- latches --------------------------------------------------------------------------------- */
 
 void latch_open(struct latch *latch)
 {

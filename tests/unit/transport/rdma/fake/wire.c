@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that are the device. Each picks, at random, a queue pair with something to do, and carries out its next request or
- * acknowledges what was carried out before. The two are apart: as on a real wire, the answer of a peer may overtake the acknowledgement.
+ * The threads that are the device. Each picks, at random, a queue pair with something to do, and
+ * carries out its next request or acknowledges what was carried out before. The two are apart: as
+ * on a real wire, the answer of a peer may overtake the acknowledgement.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static struct {
 	bool stop;
 } wire;
 
-/* ---- what can be done ---------------------------------------------------------------------------------------- */
+/* ---- what can be done ------------------------------------------------------------------------ */
 
 static bool answers(const struct nic_qp *qp)
 {
@@ -71,7 +72,10 @@ static bool ready(struct nic_qp *qp, uint64_t now, uint64_t *when)
 	} else if (qp->acked == qp->posted) {
 		return false;
 	} else {
-		/* The acknowledgements of what arrived are on their way already, unless it is the wire that is gone. */
+		/*
+		 * The acknowledgements of what arrived are on their way already, unless it is the
+		 * wire that is gone.
+		 */
 		if (!nic.script.cut && qp->acked < qp->next)
 			return true;
 		if (qp->give_up == 0)
@@ -98,7 +102,7 @@ static struct nic_qp *choose(uint64_t now, uint64_t *when)
 	return chosen;
 }
 
-/* ---- doing it ------------------------------------------------------------------------------------------------ */
+/* ---- doing it -------------------------------------------------------------------------------- */
 
 static bool scripted_failure(struct nic_qp *qp)
 {
@@ -154,7 +158,7 @@ static void sleep_until(uint64_t when)
 	if (when == NIC_NEVER)
 		pthread_cond_wait(&nic.wire, &nic.lock);
 	else
-		pthread_cond_timedwait(&nic.wire, &nic.lock, &until);
+		pthread_cond_clockwait(&nic.wire, &nic.lock, CLOCK_MONOTONIC, &until);
 }
 
 static void *run(void *unused)
@@ -204,7 +208,7 @@ void nic_wire_kick(void)
 	pthread_cond_broadcast(&nic.wire);
 }
 
-/* ---- the script ---------------------------------------------------------------------------------------------- */
+/* ---- the script ------------------------------------------------------------------------------ */
 
 void fake_fail_wr(const struct fake_match *match, unsigned int nth, enum ibv_wc_status status)
 {
