@@ -56,6 +56,7 @@ static int reap_sent(struct rdma_lane *l)
 	for (int i = 0; i < n; i++) {
 		out->done = wc[i].wr_id;
 		if (wc[i].status != IBV_WC_SUCCESS) {
+			out->flushed = true;
 			ret = completion_failed(l, &wc[i]);
 			continue;
 		}

@@ -79,7 +79,8 @@ struct lane_source {
 	struct ibv_comp_channel *channel; /* of this lane alone */
 
 	uint64_t posted;
-	uint64_t done;
+	uint64_t done;	    /* completed, flushed ones too */
+	bool flushed;	    /* some of @done were not carried out */
 	uint64_t signalled; /* the last request that asked for a completion + 1 */
 	uint64_t given;	    /* bytes of all writes that were posted */
 	uint64_t placed;

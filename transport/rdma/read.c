@@ -42,9 +42,10 @@ static bool may_read(const struct rdma_lane *l, uint64_t first)
 	       l->out.chain.count < LANE_CHAIN && lane_has_room(l, 0);
 }
 
+/* A flushed read has completed too, and nothing was read: then the session's end is awaited. */
 static bool all_read(const struct rdma_lane *l, uint64_t first)
 {
-	return under_way(l, first) == 0;
+	return under_way(l, first) == 0 && !l->out.flushed;
 }
 
 static int stage(struct rdma_lane *l, struct reading *r, uint64_t deadline)
@@ -82,7 +83,7 @@ static int read_all(struct rdma_lane *l, struct reading *r, uint64_t deadline)
 static int abandon(struct rdma_lane *l, const struct reading *r, int error)
 {
 	l->out.chain.count = 0;
-	if (all_read(l, r->first))
+	if (under_way(l, r->first) == 0)
 		return error;
 	error = session_fail(l->lane.session, error,
 			     "lane %u: what was read before 0x%llx does not come: %s",

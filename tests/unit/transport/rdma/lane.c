@@ -666,6 +666,19 @@ Test(rdma_lane, read_without_permission__eacces)
 	cr_expect_eq(vmferry_lane_read(pair.source, 0, local, 0, ADDRESS, PAGE, PATIENT), -EACCES);
 }
 
+/* A flush is seen before its cause, and must not pass for a read that was carried out. */
+Test(rdma_lane, read_flushed__econnreset_and_never_success)
+{
+	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+
+	setup_reading(1);
+	cr_assert_eq(
+		ibv_modify_qp(rdma_lane_link(pair.source->lanes[0])->id->qp, &attr, IBV_QP_STATE),
+		0);
+	cr_expect_eq(vmferry_lane_read(pair.source, 0, local, 0, ADDRESS, 4 << 20, PATIENT),
+		     -ECONNRESET);
+}
+
 Test(rdma_lane, read_unanswered_at_the_deadline__the_session_is_over)
 {
 	struct fake_limits limits;
