@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <vmferry/rdma.h>
+
 #include "../qemu/sender.h"
 #include "command.h"
 #include "qemu_settings.h"
@@ -98,6 +100,27 @@ static int choose_socket(const struct service *service, const char *address,
 	return 0;
 }
 
+static void pass_over(void *ctx, const struct vmferry_rdma_port *port)
+{
+	(void)ctx;
+	(void)port;
+}
+
+/*
+ * The first look loads the devices' drivers, which is a good part of a small guest's migration.
+ * Devices may still come and go.
+ */
+static void look_for_devices(enum vmferry_transport transport)
+{
+	int ret = transport == VMFERRY_TRANSPORT_TCP ? 0 : vmferry_rdma_ports(pass_over, NULL);
+
+	if (ret < 0 && transport == VMFERRY_TRANSPORT_RDMA)
+		fprintf(stderr,
+			"vmferry qemu-send: no RDMA device on this host: %s: migrations fail as long as "
+			"there is none: see vmferry check, or use the transport tcp or auto\n",
+			strerror(-ret));
+}
+
 static int serve(const struct qemu_sender_options *options, const struct service *service)
 {
 	struct qemu_sender *sender;
@@ -107,6 +130,7 @@ static int serve(const struct qemu_sender_options *options, const struct service
 
 	if (signals_open(&signal_fd) < 0)
 		return EXIT_FAILED;
+	look_for_devices(options->transport.transport);
 	ret = qemu_sender_open(options, &sender);
 	if (ret == 0) {
 		snprintf(status, sizeof(status), "listening at unix:%s for QEMU, sending to %s",

@@ -53,12 +53,17 @@ static int register_staging(struct qemu_destination *d)
 				VMFERRY_ACCESS_REMOTE_WRITE, &d->staging_memory);
 }
 
+static bool over_rdma(const struct qemu_destination *d)
+{
+	return strcmp(vmferry_session_transport(d->relay.session), "rdma") == 0;
+}
+
 /* Over RDMA memory is pinned as it is written to: too late then to find that it may not be. */
 static bool may_pin(const struct qemu_destination *d, uint64_t bytes)
 {
 	struct rlimit limit;
 
-	if (strcmp(vmferry_session_transport(d->relay.session), "rdma") != 0 || d->pins_freely)
+	if (!over_rdma(d) || d->pins_freely)
 		return true;
 	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
 	       bytes <= limit.rlim_cur;
@@ -220,10 +225,10 @@ int destination_take_ahead(struct qemu_destination *d, const struct vmferry_mess
 		return 0;
 	if (bytes > d->placements[numbers[0]].bytes - offset)
 		bytes = d->placements[numbers[0]].bytes - offset;
-	/* Over RDMA registering populates, too. */
 	if (d->memories[numbers[0]] != NULL)
 		vmferry_prepare(d->memories[numbers[0]], offset, bytes);
-	if (d->populate != NULL)
+	/* To be pinned it is populated, by the transport's own threads. */
+	if (d->populate != NULL && !(over_rdma(d) && d->memories[numbers[0]] != NULL))
 		placement_populate_ahead(d->populate, numbers[0], offset, bytes);
 	return 0;
 }

@@ -2,6 +2,7 @@
 /* qemu-send and qemu-receive as a service manager starts them. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -117,6 +118,22 @@ Test(service, path_of_the_passed_socket__may_be_named)
 	PASS(&program, passed, "qemu-send", name, "tcp:127.0.0.1:1");
 	cr_assert(hears(manager, "READY=1"));
 	cr_assert_eq(end(&program), 0);
+}
+
+/* Devices may come later: it serves, and says what is amiss now. */
+Test(service, no_rdma_device__said_at_the_start)
+{
+	int manager = open_manager(), passed = listening_socket(work_path("qemu"));
+	struct program program;
+	glob_t devices = {0};
+
+	PASS(&program, passed, "qemu-send", "systemd:", "tcp:127.0.0.1:1", "--transport", "rdma");
+	cr_assert(hears(manager, "READY=1"));
+	cr_assert_eq(end(&program), 0);
+	cr_assert_eq(strstr(program_err(&program), "no RDMA device on this host") != NULL,
+		     glob("/sys/class/infiniband/*", 0, NULL, &devices) == GLOB_NOMATCH, "%s",
+		     program_err(&program));
+	globfree(&devices);
 }
 
 static void refused(struct program *program, const char *why)
