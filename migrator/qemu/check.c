@@ -212,9 +212,9 @@ static int check_devices(struct qmp *qmp, uint64_t deadline, struct json_object 
 }
 
 /*
- * QEMU's unix socket has the system's default size, and whenever it is full or empty the other side
- * has to be woken: of 208 KiB that costs a quarter of the time (perf/README.md). The file is there
- * in the host's own network namespace alone.
+ * Where qemu-send may not set it (send_buffers.h) QEMU's unix socket has the system's default size,
+ * and whenever it is full or empty the other side has to be woken: of 208 KiB that costs a quarter
+ * of the time (perf/README.md). The file is there in the host's own network namespace alone.
  */
 static void check_socket_buffer(struct json_object *checks)
 {
@@ -228,7 +228,8 @@ static void check_socket_buffer(struct json_object *checks)
 	fclose(file);
 	if (known)
 		add(checks, "socket buffers", bytes < BUFFER_BYTES_MIN ? "slow" : "ok",
-		    "sysctl -w net.core.wmem_default=4194304, before QEMU connects",
+		    "sysctl -w net.core.wmem_default=4194304, before QEMU connects, unless qemu-send has "
+		    "CAP_SYS_PTRACE and CAP_NET_ADMIN",
 		    "net.core.wmem_default is %llu KiB", bytes >> 10);
 }
 

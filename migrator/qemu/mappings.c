@@ -116,7 +116,7 @@ static void take_attribute(struct parser *parser, const char *line)
 	if (!parser->attributes)
 		return;
 	last = &parser->list[parser->count - 1];
-	/* A QEMU has thousands of such lines, and sscanf() takes as long for one that is another. */
+	/* A QEMU has thousands of lines, and sscanf() takes as long for those that are others. */
 	if (strncmp(line, page_size, sizeof(page_size) - 1) == 0) {
 		kib = strtoull(line + sizeof(page_size) - 1, NULL, 10);
 		if (kib > 0 && kib <= UINT64_MAX / 1024)

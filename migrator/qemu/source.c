@@ -91,6 +91,7 @@ void source_decide(struct qemu_source *s, enum decision decision)
 {
 	if (decision == DECISION_FORWARD)
 		qemu_info("%s: passing through: %s", s->name, s->reason);
+	source_open_buffers(s);
 	s->moments.decided = vmferry_now();
 	pthread_mutex_lock(&s->relay.lock);
 	s->decision = decision;
@@ -252,6 +253,7 @@ static int watch(void *ctx)
 		return 0;
 	if (offload_probe(&s->offload) < 0)
 		return relay_error(&s->relay);
+	source_adapt_buffers(s);
 	if (end == 0 || now < END_NS)
 		return 0;
 	if (end > now - END_NS || read > now - END_NS)

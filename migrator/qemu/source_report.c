@@ -94,6 +94,7 @@ static void add_traffic(struct qemu_source *s, struct json_object *report)
 	add_number(report, "connections", s->relay.connection_count);
 	add_number(report, "read_bytes", in);
 	add_number(report, "returned_bytes", out);
+	add_number(report, "send_buffer_bytes", atomic_load(&s->send_buffer));
 }
 
 static void add_times(struct qemu_source *s, struct json_object *report)

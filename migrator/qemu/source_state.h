@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the parts of a source share: source.c (its life and messages), source_main.c,
- * source_channel.c, source_report.c.
+ * source_channel.c, source_buffers.c, source_report.c.
  */
 #ifndef QEMU_SOURCE_STATE_H
 #define QEMU_SOURCE_STATE_H
@@ -32,6 +32,13 @@ struct source_moments {
 	_Atomic uint64_t fenced; /* the destination has said that all pages are placed */
 	_Atomic uint64_t read;	 /* bytes were last read from a connection */
 	uint64_t over;
+};
+
+/* The thread that watches. */
+struct source_pace {
+	uint64_t at_ns;			      /* when it was last looked at, 0: never */
+	uint64_t bytes[PEER_CONNECTIONS_MAX]; /* what had been read then */
+	uint64_t ahead;			      /* what was ever read of one in AHEAD_NS */
 };
 
 struct qemu_source {
@@ -73,6 +80,8 @@ struct qemu_source {
 	atomic_bool stopped; /* pages stay in the stream from here on */
 	struct source_moments moments;
 	_Atomic uint64_t relayed_pages;
+	_Atomic uint32_t send_buffer; /* of QEMU's connections; 0: the system's default */
+	struct source_pace pace;
 	/* The return path: where in a message it is, and what the destination's SHUT has said. */
 	struct {
 		uint8_t head[8];
@@ -122,6 +131,13 @@ int source_fence_reader(struct qemu_source *s, struct reader *r);
 int source_open_live(struct qemu_source *s);
 void source_close_live(struct qemu_source *s);
 void source_release_live(struct qemu_source *s);
+
+/*
+ * source_buffers.c: QEMU's send buffers. Opened when all of its connections are there; adapted to
+ * what is read from them from time to time, by one thread.
+ */
+void source_open_buffers(struct qemu_source *s);
+void source_adapt_buffers(struct qemu_source *s);
 
 /* source_report.c */
 struct json_object *source_report(struct qemu_source *s, bool completed);

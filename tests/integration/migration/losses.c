@@ -284,7 +284,7 @@ Test(losses, behind_go__asked_after)
 	json_object_put(r);
 }
 
-/* Whether it came the source cannot know: it asks, and the destination never runs the guest then. */
+/* The source cannot know whether it came: it asks, and then the destination never runs it. */
 Test(losses, go_does_not_come__guest_runs_on_here)
 {
 	cut_at = VMFERRY_COMMITTED;

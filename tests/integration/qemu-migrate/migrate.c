@@ -2,8 +2,11 @@
 /* Migrations that complete: where the guest is then, and whether it runs. */
 #include <criterion/criterion.h>
 #include <json-c/json.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "migrator/qemu/ask.h"
 #include "migrator/qemu/qmp.h"
@@ -33,6 +36,16 @@ static struct json_object *member(struct json_object *object, const char *name)
 	return value;
 }
 
+/* What the adaptor needs, beside the right to trace a QEMU of the same user. */
+static bool may_force_buffers(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), bytes = 1 << 20;
+	bool may = setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) == 0;
+
+	close(fd);
+	return may;
+}
+
 Test(qemu_migrate, private_memory__with_multifd)
 {
 	struct json_object *report;
@@ -49,6 +62,8 @@ Test(qemu_migrate, private_memory__with_multifd)
 	cr_expect_str_eq(ask_text(member(report, "query_migrate"), "status"), "completed");
 	cr_expect_geq(ask_number(member(member(report, "adaptor"), "pages"), "moved"),
 		      FILLED / 4096);
+	cr_expect_eq(ask_number(member(report, "adaptor"), "send_buffer_bytes") > 0,
+		     may_force_buffers());
 	json_object_put(report);
 }
 

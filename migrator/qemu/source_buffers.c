@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How far QEMU may write ahead of its readers. What it has written and nobody has read stands in
+ * front of the last pages when the guest is stopped: so it is what is read in a few milliseconds,
+ * whatever limits that, the link or the processors. Until that is known it is the most.
+ */
+#include <string.h>
+
+#include "log.h"
+#include "moment.h"
+#include "send_buffers.h"
+#include "source_state.h"
+
+#define AHEAD_NS (6 * NS_PER_MS)
+
+static void resize(struct qemu_source *s, uint32_t bytes)
+{
+	int ret = send_buffers_set(s->pid, s->options.path, bytes);
+
+	if (ret > 0)
+		atomic_store(&s->send_buffer, bytes);
+	if (ret >= 0)
+		return;
+	/* There is another way, and qemu-migrate --check tells of it. */
+	qemu_debug("%s: QEMU's send buffers stay as they are: %s", s->name, strerror(-ret));
+	atomic_store(&s->send_buffer, 0);
+}
+
+void source_open_buffers(struct qemu_source *s)
+{
+	resize(s, SEND_BUFFER_MAX);
+}
+
+/*
+ * Bytes that were read from each connection in use since the last time. While QEMU has little to
+ * send they are few, and say nothing of what could be read.
+ */
+static uint64_t read_since(struct qemu_source *s)
+{
+	struct source_pace *p = &s->pace;
+	uint64_t moved = 0, used = 0;
+
+	pthread_mutex_lock(&s->relay.lock);
+	for (unsigned int i = 0; i < s->relay.connection_count; i++) {
+		uint64_t bytes = atomic_load(&s->relay.connections[i]->bytes_in);
+
+		moved += bytes - p->bytes[i];
+		used += bytes != p->bytes[i];
+		p->bytes[i] = bytes;
+	}
+	pthread_mutex_unlock(&s->relay.lock);
+	return used == 0 ? 0 : moved / used;
+}
+
+void source_adapt_buffers(struct qemu_source *s)
+{
+	uint32_t size = atomic_load(&s->send_buffer);
+	struct source_pace *p = &s->pace;
+	uint64_t now = vmferry_now();
+	uint64_t bytes, want;
+
+	if (size == 0)
+		return;
+	bytes = read_since(s);
+	if (p->at_ns != 0 && now > p->at_ns && bytes * AHEAD_NS / (now - p->at_ns) > p->ahead)
+		p->ahead = bytes * AHEAD_NS / (now - p->at_ns);
+	p->at_ns = now;
+	if (p->ahead == 0)
+		return;
+	want = p->ahead < SEND_BUFFER_MIN ? SEND_BUFFER_MIN : p->ahead;
+	want = want > SEND_BUFFER_MAX ? SEND_BUFFER_MAX : want;
+	if (want >= 2ull * size || 2 * want <= size)
+		resize(s, (uint32_t)want);
+}
