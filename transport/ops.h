@@ -176,7 +176,7 @@ struct transport_ops {
 	void (*quiesce)(struct vmferry_session *session);
 
 	/* As vmferry_session_revoke(). */
-	void (*revoke)(struct vmferry_session *session);
+	int (*revoke)(struct vmferry_session *session);
 
 	/*
 	 * Makes every wait on the lane end; any thread. Then close(), which joins the lane's thread

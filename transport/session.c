@@ -170,10 +170,10 @@ void vmferry_session_hurry(struct vmferry_session *session, uint64_t until)
 		session->ops->hurry(session, until);
 }
 
-void vmferry_session_revoke(struct vmferry_session *session)
+int vmferry_session_revoke(struct vmferry_session *session)
 {
 	atomic_store(&session->revoked, true);
-	session->ops->revoke(session);
+	return session->ops->revoke(session);
 }
 
 unsigned int vmferry_session_lanes(const struct vmferry_session *session)

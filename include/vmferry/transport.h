@@ -152,9 +152,10 @@ void vmferry_session_hurry(struct vmferry_session *session, uint64_t until);
 /*
  * At the destination: from its return on no write of the peer is placed any more, whatever is still
  * registered. Messages go on, lanes are over for good. This is the fast way to take memory back;
- * deregistering it can then wait. Any thread.
+ * deregistering it can then wait. Any thread. -EIO when a device refuses, which is logged: then
+ * only deregistering takes it back.
  */
-void vmferry_session_revoke(struct vmferry_session *session);
+int vmferry_session_revoke(struct vmferry_session *session);
 unsigned int vmferry_session_lanes(const struct vmferry_session *session);
 const char *vmferry_session_peer(const struct vmferry_session *session);
 

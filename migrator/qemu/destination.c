@@ -292,6 +292,7 @@ static void revoke_when_fenced(struct qemu_destination *d)
 		relay_await(&d->relay, vmferry_now() + NS_PER_S);
 	fenced = d->fenced_ns != 0;
 	pthread_mutex_unlock(&d->relay.lock);
+	/* Should it fail, deregistering follows; QEMU may have read its stream's end already. */
 	if (fenced)
 		vmferry_session_revoke(d->relay.session);
 }

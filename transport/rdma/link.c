@@ -427,16 +427,28 @@ int rdma_link_event(struct rdma_link *link, const char **what)
 	return ret;
 }
 
-void rdma_link_break(struct rdma_link *link)
+/*
+ * EIO is what the kernel says to all that is asked of a device that has gone, and with it all that
+ * was under way (Linux 6.1, drivers/infiniband/core/uverbs_main.c).
+ */
+static bool is_broken(struct ibv_qp *qp)
+{
+	struct ibv_qp_init_attr init;
+	struct ibv_qp_attr attr;
+	int error = ibv_query_qp(qp, &attr, IBV_QP_STATE, &init);
+
+	return error == EIO || (error == 0 && attr.qp_state == IBV_QPS_ERR);
+}
+
+int rdma_link_break(struct rdma_link *link)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+	int error;
 
-	/*
-	 * It fails only when it is in that state already, or the device has gone: then nothing is
-	 * under way either.
-	 */
-	if (link->id != NULL && link->id->qp != NULL)
-		ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE);
+	if (link->id == NULL || link->id->qp == NULL)
+		return 0;
+	error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE);
+	return error == 0 || is_broken(link->id->qp) ? 0 : -error;
 }
 
 static void cq_free(struct ibv_cq *cq, unsigned int unacked)

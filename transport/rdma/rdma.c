@@ -180,10 +180,22 @@ static void quiesce(struct vmferry_session *session)
 }
 
 /* What is under way to the mailbox still arrives. */
-static void revoke(struct vmferry_session *session)
+static int revoke(struct vmferry_session *session)
 {
-	for (unsigned int i = 0; i < session->lane_count; i++)
-		rdma_link_break(rdma_lane_link(session->lanes[i]));
+	int ret = 0;
+
+	for (unsigned int i = 0; i < session->lane_count; i++) {
+		int error = rdma_link_break(rdma_lane_link(session->lanes[i]));
+
+		if (error == 0)
+			continue;
+		log_error(
+			"session %s: lane %u cannot be broken off, the source may still write: %s: "
+			"see the kernel's log",
+			session->name, i, strerror(-error));
+		ret = -EIO;
+	}
+	return ret;
 }
 
 const struct transport_ops rdma_ops = {

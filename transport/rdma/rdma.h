@@ -191,8 +191,11 @@ int rdma_link_settle(struct rdma_link *link, unsigned int access);
  */
 int rdma_link_allow(struct rdma_link *link, unsigned int access);
 
-/* Ends all that is under way and all that comes: it is flushed. Any thread. */
-void rdma_link_break(struct rdma_link *link);
+/*
+ * Ends all that is under way and all that comes: it is flushed. Any thread. An error when the
+ * device refuses: then it goes on.
+ */
+int rdma_link_break(struct rdma_link *link);
 
 /* Breaks the link if need be, and frees. Accepts a link that is all zero. */
 void rdma_link_close(struct rdma_link *link);

@@ -120,7 +120,7 @@ static void tcp_shutdown(struct lane *lane)
  * After the lock was held for writing no lane is in the middle of placing; the next pointer it
  * makes is refused.
  */
-static void tcp_revoke(struct vmferry_session *session)
+static int tcp_revoke(struct vmferry_session *session)
 {
 	struct memory_table *table = &session->memory;
 
@@ -128,6 +128,7 @@ static void tcp_revoke(struct vmferry_session *session)
 	table->closed = true;
 	table->generation++;
 	pthread_rwlock_unlock(&table->lock);
+	return 0;
 }
 
 static void tcp_close(struct lane *lane)

@@ -304,11 +304,12 @@ unsigned int vmferry_session_lanes(const struct vmferry_session *session)
 	return LANES;
 }
 
-void vmferry_session_revoke(struct vmferry_session *session)
+int vmferry_session_revoke(struct vmferry_session *session)
 {
 	pthread_mutex_lock(&session->link->lock);
 	session->link->revoked = true;
 	pthread_mutex_unlock(&session->link->lock);
+	return 0;
 }
 
 /* ---- messages ---- */

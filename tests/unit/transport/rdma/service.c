@@ -442,10 +442,24 @@ Test(service, session_closed_while_its_device_fails__no_crash)
 
 Test(service, revoked__lanes_may_end_and_messages_go_on)
 {
-	vmferry_session_revoke(pair.destination);
+	cr_expect_eq(vmferry_session_revoke(pair.destination), 0);
 	fake_qp_fatal(lane_qp(pair.destination, 0));
 	wait_ms(100);
 	expect_alive(&pair);
+}
+
+Test(service, device_refuses_to_revoke__eio_and_said)
+{
+	fake_fail_at(FAKE_MODIFY_QP, 1, ENOMEM);
+	cr_expect_eq(vmferry_session_revoke(pair.destination), -EIO);
+	expect_said("cannot be broken off");
+}
+
+Test(service, revoked_when_it_is_broken_already__0_whatever_the_device_says)
+{
+	cr_assert_eq(rdma_link_break(rdma_lane_link(pair.destination->lanes[0])), 0);
+	fake_fail_at(FAKE_MODIFY_QP, 1, EINVAL);
+	cr_expect_eq(vmferry_session_revoke(pair.destination), 0);
 }
 
 /* Somebody else's queue pair on the same device, with a context that is none of ours. */
