@@ -429,8 +429,11 @@ static int run(struct vmferry_destination *d)
 	 * memory. While READY and GO are under way this takes nothing from the blackout.
 	 * Deregistering takes longer and follows when the guest runs.
 	 */
-	if (r == 0)
-		vmferry_session_revoke(a->session);
+	if (r == 0) {
+		r = vmferry_session_revoke(a->session);
+		if (r < 0)
+			because(a, "the lanes cannot be revoked: %s", strerror(-r));
+	}
 	r = r < 0 ? r : wait_for_go(d);
 	if (r < 0)
 		return r;
@@ -579,7 +582,7 @@ static void disconnect(struct vmferry_destination *d)
 	vmferry_session_shutdown(a->session);
 	/*
 	 * Before memory is deregistered: the source would take it for a refusal, over RDMA, and not
-	 * for a loss.
+	 * for a loss. Should it fail, deregistering follows.
 	 */
 	vmferry_session_revoke(a->session);
 	hasher_free(&a->hasher);
@@ -630,11 +633,16 @@ static void give_up(struct vmferry_destination *d, int r)
 	because(a, "%s", strerror(-r));
 	owner_abort(&d->owners, a->offer.id);
 	destination_forbid_rejoin(d);
-	if (a->session != NULL) {
+	/*
+	 * GO may be on its way: behind it ABORT would say that the guest is owned here. A source
+	 * that loses the connection asks.
+	 */
+	if (a->session != NULL && phase_now(&d->phase) != VMFERRY_READY) {
 		say_abort(a);
 		linger(a);
-		vmferry_session_shutdown(a->session);
 	}
+	if (a->session != NULL)
+		vmferry_session_shutdown(a->session);
 	log_warn("destination: attempt of %s ended, the guest never ran here: %s", a->peer,
 		 a->reason);
 	release(d);

@@ -197,6 +197,25 @@ Test(migrate_rdma, last_fence_fails__guest_runs_on_at_once_and_the_lane_is_named
 	cr_expect_not(atomic_load(&there.pulse->running));
 }
 
+static void refuse_to_revoke(void *ctx, enum vmferry_phase phase)
+{
+	(void)ctx;
+	if (phase == VMFERRY_READY)
+		fake_fail_at(FAKE_MODIFY_QP, 1, ENOMEM);
+}
+
+/* GO may have been said by then: the destination never takes the guest, and says so when asked. */
+Test(migrate_rdma, lanes_cannot_be_revoked__guest_runs_on)
+{
+	int r;
+
+	phase_there = refuse_to_revoke;
+	rig_start();
+	r = vmferry_source_wait(source, vmferry_now() + 60 * SECOND);
+	assert_stayed(r, r == -ECONNABORTED ? r : -ECONNRESET);
+	assert_abandoned();
+}
+
 /*
  * Pre-copy goes on for as long as the prediction is over the limit, and the guest writes nothing
  * meanwhile: only asking shows it.
