@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* vmferry_accept(): one loop over the listening socket, the strangers and the request to stop. */
+/*
+ * vmferry_accept(): one loop over the listening socket, the pending connections and the request to
+ * stop.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -42,7 +45,7 @@ static int resume_accepting(struct vmferry_listener *listener)
 	return listener_watch(listener, listener->fd, &listener->fd);
 }
 
-static int accept_stranger(struct vmferry_listener *listener)
+static int accept_pending(struct vmferry_listener *listener)
 {
 	struct address peer = {.length = sizeof(peer.storage)};
 	int fd = accept4(listener->fd, (struct sockaddr *)&peer.storage, &peer.length,
@@ -50,7 +53,7 @@ static int accept_stranger(struct vmferry_listener *listener)
 
 	if (fd >= 0) {
 		listener->starved = false;
-		stranger_new(listener, fd, &peer);
+		pending_new(listener, fd, &peer);
 		return 0;
 	}
 	/*
@@ -82,12 +85,12 @@ static int handle(struct vmferry_listener *listener, void *what, struct vmferry_
 	if (what == &listener->stop_fd)
 		return -ECANCELED;
 	if (what == &listener->fd)
-		return accept_stranger(listener);
+		return accept_pending(listener);
 	if (what == &listener->pause_fd)
 		return resume_accepting(listener);
 	if (what == &listener->door)
-		return strangers_door_event(listener, session);
-	return stranger_event(listener, what, session);
+		return pending_door_event(listener, session);
+	return pending_event(listener, what, session);
 }
 
 static bool is_stopped(const struct vmferry_listener *listener)
@@ -103,7 +106,7 @@ int vmferry_accept(struct vmferry_listener *listener, uint64_t deadline,
 		0; /* events handled after the deadline: what is there already, but not for ever */
 
 	while (ret == 0) {
-		uint64_t next = strangers_expire(listener);
+		uint64_t next = pending_expire(listener);
 		void *what = NULL;
 
 		ret = wait_event(listener, next < deadline ? next : deadline, &what);

@@ -124,8 +124,8 @@ int vmferry_listen(const char *uri, const struct vmferry_transport_options *opti
 	if (l == NULL)
 		return -ENOMEM;
 	l->fd = l->epoll_fd = l->stop_fd = l->pause_fd = -1;
-	for (unsigned int i = 0; i < STRANGERS_MAX; i++)
-		l->strangers[i].fd = -1;
+	for (unsigned int i = 0; i < PENDING_MAX; i++)
+		l->pending[i].fd = -1;
 	ret = options_complete(options, &l->options);
 	if (ret == 0)
 		ret = open_uri(l, uri);
@@ -163,7 +163,7 @@ void vmferry_listener_close(struct vmferry_listener **listener)
 
 	if (l == NULL)
 		return;
-	strangers_close_all(l);
+	pending_close_all(l);
 	if (l->door != NULL)
 		rdma_ops.door_close(l->door);
 	if (l->pause_fd >= 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A listener and its strangers: connections that have not yet shown what they are. A stranger is
- * first heard; then it is a lane and joins a session, or it is the control connection of a session
- * that waits for its lanes.
+ * A listener and its pending connections, which have not yet shown what they are. Each says hello
+ * first; then it is a lane and joins a session, or it is the control connection of a session that
+ * waits for its lanes.
  */
 #ifndef TRANSPORT_LISTENER_H
 #define TRANSPORT_LISTENER_H
@@ -14,15 +14,15 @@
 #include "transport/session.h"
 #include "transport/uri.h"
 
-#define STRANGERS_MAX	     16
-#define STRANGER_PATIENCE_NS 2000000000ull
+#define PENDING_MAX	  16
+#define HELLO_PATIENCE_NS 2000000000ull
 /*
  * For the next lane of a session that was agreed on: making and connecting a queue pair takes
  * seconds on a busy host.
  */
 #define LANES_PATIENCE_NS 10000000000ull
 
-struct stranger {
+struct pending_connection {
 	int fd;		   /* -1: this place is free; owned by the session if there is one */
 	uint64_t deadline; /* put off by each lane that joins */
 	struct address peer;
@@ -45,26 +45,26 @@ struct vmferry_listener {
 	uint64_t said_since;
 	unsigned int said;   /* lines about closed connections since then */
 	unsigned int unsaid; /* and closed without one */
-	struct stranger strangers[STRANGERS_MAX];
+	struct pending_connection pending[PENDING_MAX];
 };
 
 /* From now on what comes at @fd is an event, of which @what tells whose it is. */
 int listener_watch(const struct vmferry_listener *listener, int fd, void *what);
 
-/* Takes a connection in; the longest waiting stranger gives way if there is no place. */
-void stranger_new(struct vmferry_listener *listener, int fd, const struct address *peer);
+/* Takes a connection in; the longest waiting one gives way if there is no place. */
+void pending_new(struct vmferry_listener *listener, int fd, const struct address *peer);
 
-/* Something has come from a stranger. 1 with @session set if that completed a session. */
-int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
-		   struct vmferry_session **session);
+/* Something has come from one of them. 1 with @session set if that completed a session. */
+int pending_event(struct vmferry_listener *listener, struct pending_connection *pending,
+		  struct vmferry_session **session);
 
 /* Something has come at the door. 1 with @session set if that completed a session. */
-int strangers_door_event(struct vmferry_listener *listener, struct vmferry_session **session);
+int pending_door_event(struct vmferry_listener *listener, struct vmferry_session **session);
 
 /*
  * Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none.
  */
-uint64_t strangers_expire(struct vmferry_listener *listener);
-void strangers_close_all(struct vmferry_listener *listener);
+uint64_t pending_expire(struct vmferry_listener *listener);
+void pending_close_all(struct vmferry_listener *listener);
 
 #endif

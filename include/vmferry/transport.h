@@ -93,8 +93,8 @@ const char *vmferry_listener_uri(const struct vmferry_listener *listener);
 int vmferry_listener_fd(const struct vmferry_listener *listener);
 
 /*
- * Waits for a source and completes the handshake, control connection and all lanes. A stranger that
- * sends something else, or nothing, is closed with the reason logged, and the wait goes on.
+ * Waits for a source and completes the handshake, control connection and all lanes. A connection
+ * that sends something else, or nothing, is closed with the reason logged, and the wait goes on.
  * -ETIMEDOUT at the deadline; -ECANCELED after vmferry_listener_shutdown().
  */
 int vmferry_accept(struct vmferry_listener *listener, uint64_t deadline,

@@ -167,7 +167,7 @@ Test(listener, shutdown__ecanceled_for_ever, .timeout = 120)
 	vmferry_listener_close(&listener);
 }
 
-Test(listener, stranger_comes__fd_readable, .timeout = 120)
+Test(listener, connection_comes__fd_readable, .timeout = 120)
 {
 	struct vmferry_listener *listener = NULL;
 	struct pollfd p = {.events = POLLIN};

@@ -49,7 +49,7 @@ static void teardown(void)
 
 TestSuite(door, .fini = teardown, .timeout = 120);
 
-/* That strangers came before is no harm to who comes now, whatever it comes to be. */
+/* Connections that came before are no harm to one that comes now, whatever it comes to be. */
 static void expect_session(const char *transport, const char *reason)
 {
 	struct vmferry_session *source = NULL;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Strangers at the listener: heard without ever being waited for, so that nobody who is silent,
- * slow or speaks something else can keep a source out.
+ * Pending connections are read without ever being waited for, so that nobody who is silent, slow or
+ * speaks something else can keep a source out.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -28,11 +28,11 @@ static void unwatch(const struct vmferry_listener *listener, int fd)
 	epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
-static void forget(const struct vmferry_listener *listener, struct stranger *stranger)
+static void forget(const struct vmferry_listener *listener, struct pending_connection *pending)
 {
-	unwatch(listener, stranger->fd);
-	if (stranger->session != NULL) {
-		vmferry_session_close(&stranger->session);
+	unwatch(listener, pending->fd);
+	if (pending->session != NULL) {
+		vmferry_session_close(&pending->session);
 	} else {
 		char rest[512];
 
@@ -42,11 +42,11 @@ static void forget(const struct vmferry_listener *listener, struct stranger *str
 		 * listener for ever.
 		 */
 		for (int i = 0; i < REST_READS; i++)
-			if (socket_recv(stranger->fd, rest, sizeof(rest)) != sizeof(rest))
+			if (socket_recv(pending->fd, rest, sizeof(rest)) != sizeof(rest))
 				break;
-		close(stranger->fd);
+		close(pending->fd);
 	}
-	stranger->fd = -1;
+	pending->fd = -1;
 }
 
 /* Peers decide how often connections are closed: limits how many lines they can cause. */
@@ -71,7 +71,7 @@ static bool may_say(struct vmferry_listener *listener)
 }
 
 __attribute__((format(printf, 3, 4))) static void
-reject(struct vmferry_listener *listener, struct stranger *stranger, const char *fmt, ...)
+reject(struct vmferry_listener *listener, struct pending_connection *pending, const char *fmt, ...)
 {
 	char why[160];
 	va_list args;
@@ -81,16 +81,16 @@ reject(struct vmferry_listener *listener, struct stranger *stranger, const char 
 	va_end(args);
 	if (may_say(listener))
 		log_warn("listener %s: connection from %s closed: %s", listener->uri,
-			 stranger->peer_text, why);
-	forget(listener, stranger);
+			 pending->peer_text, why);
+	forget(listener, pending);
 }
 
-static struct stranger *free_place(struct vmferry_listener *listener)
+static struct pending_connection *free_place(struct vmferry_listener *listener)
 {
-	struct stranger *first = NULL;
+	struct pending_connection *first = NULL;
 
-	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
-		struct stranger *s = &listener->strangers[i];
+	for (unsigned int i = 0; i < PENDING_MAX; i++) {
+		struct pending_connection *s = &listener->pending[i];
 
 		if (s->fd < 0)
 			return s;
@@ -100,19 +100,19 @@ static struct stranger *free_place(struct vmferry_listener *listener)
 		     s->deadline < first->deadline))
 			first = s;
 	}
-	reject(listener, first, "too many strangers at once and it had waited longest");
+	reject(listener, first, "too many pending connections, and it had waited longest");
 	return first;
 }
 
-void stranger_new(struct vmferry_listener *listener, int fd, const struct address *peer)
+void pending_new(struct vmferry_listener *listener, int fd, const struct address *peer)
 {
-	struct stranger *s = free_place(listener);
+	struct pending_connection *s = free_place(listener);
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = s};
 
-	*s = (struct stranger){
+	*s = (struct pending_connection){
 		.fd = fd,
 		.peer = *peer,
-		.deadline = vmferry_now() + STRANGER_PATIENCE_NS,
+		.deadline = vmferry_now() + HELLO_PATIENCE_NS,
 	};
 	address_text(peer, s->peer_text, sizeof(s->peer_text));
 	if (socket_setup(fd, peer) < 0 ||
@@ -120,13 +120,13 @@ void stranger_new(struct vmferry_listener *listener, int fd, const struct addres
 		reject(listener, s, "cannot be set up: %s", strerror(errno));
 }
 
-uint64_t strangers_expire(struct vmferry_listener *listener)
+uint64_t pending_expire(struct vmferry_listener *listener)
 {
 	uint64_t now = vmferry_now();
 	uint64_t next = UINT64_MAX;
 
-	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
-		struct stranger *s = &listener->strangers[i];
+	for (unsigned int i = 0; i < PENDING_MAX; i++) {
+		struct pending_connection *s = &listener->pending[i];
 
 		if (s->fd < 0)
 			continue;
@@ -141,43 +141,43 @@ uint64_t strangers_expire(struct vmferry_listener *listener)
 	return next;
 }
 
-void strangers_close_all(struct vmferry_listener *listener)
+void pending_close_all(struct vmferry_listener *listener)
 {
-	for (unsigned int i = 0; i < STRANGERS_MAX; i++)
-		if (listener->strangers[i].fd >= 0)
-			forget(listener, &listener->strangers[i]);
+	for (unsigned int i = 0; i < PENDING_MAX; i++)
+		if (listener->pending[i].fd >= 0)
+			forget(listener, &listener->pending[i]);
 }
 
 /*
- * All lanes have joined: 1 with the session, which is no stranger any more, or 0 if it did not live
+ * All lanes have joined: 1 with the session, which is not pending any more, or 0 if it did not live
  * to see it.
  */
-static int complete(struct vmferry_listener *listener, struct stranger *stranger,
+static int complete(struct vmferry_listener *listener, struct pending_connection *pending,
 		    struct vmferry_session **session)
 {
-	struct vmferry_session *s = stranger->session;
+	struct vmferry_session *s = pending->session;
 	uint8_t ready[READY_BYTES];
 
 	session_forget_secret(s);
 	for (unsigned int i = 0; s->ops->start != NULL && i < s->lane_count; i++) {
 		if (s->ops->start(s->lanes[i]) < 0) {
-			reject(listener, stranger, "a lane cannot be started");
+			reject(listener, pending, "a lane cannot be started");
 			return 0;
 		}
 	}
 	answer_prefix_encode(ANSWER_OK, ready);
-	if (socket_send(stranger->fd, ready, sizeof(ready), false) != sizeof(ready)) {
-		reject(listener, stranger, "it has gone before it was ready");
+	if (socket_send(pending->fd, ready, sizeof(ready), false) != sizeof(ready)) {
+		reject(listener, pending, "it has gone before it was ready");
 		return 0;
 	}
-	unwatch(listener, stranger->fd);
+	unwatch(listener, pending->fd);
 	/* Only now: its thread writes to the control connection too. */
 	if (s->kind != NULL && s->ops->ready(s) < 0) {
-		reject(listener, stranger, "its lanes cannot be served");
+		reject(listener, pending, "its lanes cannot be served");
 		return 0;
 	}
-	stranger->fd = -1;
-	stranger->session = NULL;
+	pending->fd = -1;
+	pending->session = NULL;
 	*session = s;
 	return 1;
 }
@@ -198,7 +198,7 @@ static const char *reason_text(uint32_t reason)
 	}
 }
 
-static int make_session(struct vmferry_listener *listener, struct stranger *stranger,
+static int make_session(struct vmferry_listener *listener, struct pending_connection *pending,
 			struct answer *answer)
 {
 	const struct transport_ops *ops =
@@ -209,10 +209,10 @@ static int make_session(struct vmferry_listener *listener, struct stranger *stra
 
 	if (ret < 0)
 		return ret;
-	ret = session_new(ops, false, stranger->fd, &stranger->peer, &stranger->session);
+	ret = session_new(ops, false, pending->fd, &pending->peer, &pending->session);
 	if (ret < 0)
 		return ret;
-	s = stranger->session;
+	s = pending->session;
 	session_identify(s, answer->session, answer->secret);
 	s->lane_count = answer->lanes;
 	snprintf(s->reason, sizeof(s->reason), "%s", reason_text(answer->reason));
@@ -225,12 +225,11 @@ static int make_session(struct vmferry_listener *listener, struct stranger *stra
 		ret = ops->attach(s, &listener->options, &answer->door);
 	if (ret < 0)
 		return ret;
-	stranger->deadline = vmferry_now() + LANES_PATIENCE_NS;
+	pending->deadline = vmferry_now() + LANES_PATIENCE_NS;
 	answer_encode(answer, bytes);
 	/* Nothing was sent before: an empty socket buffer takes this whole. */
-	return socket_send(stranger->fd, bytes, sizeof(bytes), false) == sizeof(bytes)
-		       ? 0
-		       : -ECONNRESET;
+	return socket_send(pending->fd, bytes, sizeof(bytes), false) == sizeof(bytes) ? 0
+										      : -ECONNRESET;
 }
 
 static unsigned int agree_lanes(const struct vmferry_listener *listener, uint32_t wish)
@@ -244,13 +243,13 @@ static unsigned int agree_lanes(const struct vmferry_listener *listener, uint32_
 	return wish < most ? wish : most;
 }
 
-static void refuse(const struct stranger *stranger, enum answer_status status)
+static void refuse(const struct pending_connection *pending, enum answer_status status)
 {
 	uint8_t bytes[ANSWER_PREFIX];
 
 	answer_prefix_encode(status, bytes);
 	/* As well as can be: the connection is closed in any case. */
-	(void)!socket_send(stranger->fd, bytes, sizeof(bytes), false);
+	(void)!socket_send(pending->fd, bytes, sizeof(bytes), false);
 }
 
 static bool may_pin(const struct vmferry_listener *listener, uint64_t bytes)
@@ -292,7 +291,7 @@ static int agree_transport(const struct vmferry_listener *listener,
 	return hello->transport == VMFERRY_TRANSPORT_AUTO ? 0 : -ENOTSUP;
 }
 
-static int hear_control(struct vmferry_listener *listener, struct stranger *stranger,
+static int hear_control(struct vmferry_listener *listener, struct pending_connection *pending,
 			struct vmferry_session **session)
 {
 	struct answer answer = {.status = ANSWER_OK};
@@ -300,17 +299,17 @@ static int hear_control(struct vmferry_listener *listener, struct stranger *stra
 	uint32_t wish;
 	int ret;
 
-	hello_control_decode(stranger->hello + HELLO_PREFIX, &hello);
+	hello_control_decode(pending->hello + HELLO_PREFIX, &hello);
 	if (hello.transport > VMFERRY_TRANSPORT_RDMA || hello.flags != 0 ||
 	    agree_transport(listener, &hello, &answer) < 0) {
-		refuse(stranger, ANSWER_TRANSPORT);
-		reject(listener, stranger, "it asks for transport %u, flags 0x%x", hello.transport,
+		refuse(pending, ANSWER_TRANSPORT);
+		reject(listener, pending, "it asks for transport %u, flags 0x%x", hello.transport,
 		       hello.flags);
 		return 0;
 	}
 	wish = answer.transport == VMFERRY_TRANSPORT_RDMA ? hello.rdma_lanes : hello.lanes;
 	if (wish > VMFERRY_LANES_MAX) {
-		reject(listener, stranger, "it asks for %u lanes, %d is the most", wish,
+		reject(listener, pending, "it asks for %u lanes, %d is the most", wish,
 		       VMFERRY_LANES_MAX);
 		return 0;
 	}
@@ -318,18 +317,18 @@ static int hear_control(struct vmferry_listener *listener, struct stranger *stra
 	/* Without lanes there is nothing that any device has to do with. */
 	if (answer.lanes == 0)
 		answer.transport = VMFERRY_TRANSPORT_TCP;
-	ret = make_session(listener, stranger, &answer);
+	ret = make_session(listener, pending, &answer);
 	if (ret < 0) {
-		reject(listener, stranger, "no session can be made: %s", strerror(-ret));
+		reject(listener, pending, "no session can be made: %s", strerror(-ret));
 		return 0;
 	}
-	return stranger->session->lane_count == 0 ? complete(listener, stranger, session) : 0;
+	return pending->session->lane_count == 0 ? complete(listener, pending, session) : 0;
 }
 
-static struct stranger *find_session(struct vmferry_listener *listener, const uint8_t *id)
+static struct pending_connection *find_session(struct vmferry_listener *listener, const uint8_t *id)
 {
-	for (unsigned int i = 0; i < STRANGERS_MAX; i++) {
-		struct stranger *s = &listener->strangers[i];
+	for (unsigned int i = 0; i < PENDING_MAX; i++) {
+		struct pending_connection *s = &listener->pending[i];
 
 		if (s->fd >= 0 && s->session != NULL &&
 		    memcmp(s->session->id, id, SESSION_ID_BYTES) == 0)
@@ -339,8 +338,8 @@ static struct stranger *find_session(struct vmferry_listener *listener, const ui
 }
 
 /* Why this lane of @ops may not join, NULL if it may. */
-static const char *check_lane(const struct stranger *owner, const struct hello_lane *hello,
-			      const struct transport_ops *ops)
+static const char *check_lane(const struct pending_connection *owner,
+			      const struct hello_lane *hello, const struct transport_ops *ops)
 {
 	if (owner == NULL || owner->session->ops != ops)
 		return "it says to be a lane of a session that does not wait for lanes";
@@ -355,28 +354,28 @@ static const char *check_lane(const struct stranger *owner, const struct hello_l
 	return NULL;
 }
 
-static int hear_lane(struct vmferry_listener *listener, struct stranger *stranger,
+static int hear_lane(struct vmferry_listener *listener, struct pending_connection *pending,
 		     struct vmferry_session **session)
 {
-	struct stranger *owner;
+	struct pending_connection *owner;
 	struct vmferry_session *s;
 	struct hello_lane hello;
 	const char *why;
 
-	hello_lane_decode(stranger->hello + HELLO_PREFIX, &hello);
+	hello_lane_decode(pending->hello + HELLO_PREFIX, &hello);
 	owner = find_session(listener, hello.session);
 	why = check_lane(owner, &hello, &tcp_ops);
 	if (why != NULL) {
-		reject(listener, stranger, "%s", why);
+		reject(listener, pending, "%s", why);
 		return 0;
 	}
 	s = owner->session;
-	unwatch(listener, stranger->fd);
-	if (s->ops->accept(s, hello.number, stranger->fd, &s->lanes[hello.number]) < 0) {
-		reject(listener, stranger, "no lane can be made of it");
+	unwatch(listener, pending->fd);
+	if (s->ops->accept(s, hello.number, pending->fd, &s->lanes[hello.number]) < 0) {
+		reject(listener, pending, "no lane can be made of it");
 		return 0;
 	}
-	stranger->fd = -1;
+	pending->fd = -1;
 	owner->deadline = vmferry_now() + LANES_PATIENCE_NS;
 	return ++owner->joined == s->lane_count ? complete(listener, owner, session) : 0;
 }
@@ -392,7 +391,7 @@ static struct vmferry_session *judge_lane(void *ctx, const struct hello_lane *he
 					  const char **why)
 {
 	const struct at_door *at = ctx;
-	struct stranger *owner = find_session(at->listener, hello->session);
+	struct pending_connection *owner = find_session(at->listener, hello->session);
 
 	*why = check_lane(owner, hello, &rdma_ops);
 	return *why == NULL ? owner->session : NULL;
@@ -401,7 +400,7 @@ static struct vmferry_session *judge_lane(void *ctx, const struct hello_lane *he
 static void lane_joined(void *ctx, struct vmferry_session *session)
 {
 	struct at_door *at = ctx;
-	struct stranger *owner = find_session(at->listener, session->id);
+	struct pending_connection *owner = find_session(at->listener, session->id);
 
 	if (owner == NULL)
 		return;
@@ -413,13 +412,13 @@ static void lane_joined(void *ctx, struct vmferry_session *session)
 static void lane_failed(void *ctx, struct vmferry_session *session, const char *why)
 {
 	struct at_door *at = ctx;
-	struct stranger *owner = find_session(at->listener, session->id);
+	struct pending_connection *owner = find_session(at->listener, session->id);
 
 	if (owner != NULL)
 		reject(at->listener, owner, "%s", why);
 }
 
-int strangers_door_event(struct vmferry_listener *listener, struct vmferry_session **session)
+int pending_door_event(struct vmferry_listener *listener, struct vmferry_session **session)
 {
 	struct at_door at = {.listener = listener, .completed = session};
 	const struct door_guard guard = {
@@ -437,69 +436,69 @@ int strangers_door_event(struct vmferry_listener *listener, struct vmferry_sessi
  * Judges the beginning as soon as it is there, so that what speaks something else is not waited
  * for.
  */
-static size_t hear_prefix(struct vmferry_listener *listener, struct stranger *stranger)
+static size_t hear_prefix(struct vmferry_listener *listener, struct pending_connection *pending)
 {
 	struct hello_prefix prefix;
 	size_t bytes;
 
-	if (hello_prefix_decode(stranger->hello, &prefix) < 0) {
-		reject(listener, stranger, "it does not speak vmferry");
+	if (hello_prefix_decode(pending->hello, &prefix) < 0) {
+		reject(listener, pending, "it does not speak vmferry");
 		return 0;
 	}
 	if (prefix.version != PROTOCOL_VERSION) {
-		refuse(stranger, ANSWER_VERSION);
-		reject(listener, stranger, "it speaks version %u, this is %u: upgrade the older",
+		refuse(pending, ANSWER_VERSION);
+		reject(listener, pending, "it speaks version %u, this is %u: upgrade the older",
 		       prefix.version, PROTOCOL_VERSION);
 		return 0;
 	}
 	bytes = hello_bytes(prefix.kind);
 	if (bytes == 0)
-		reject(listener, stranger, "its hello is of an unknown kind %u", prefix.kind);
+		reject(listener, pending, "its hello is of an unknown kind %u", prefix.kind);
 	return bytes;
 }
 
 /* A session that waits for its lanes: nothing may come, so it has gone or breaks the protocol. */
-static int hear_waiting(struct vmferry_listener *listener, struct stranger *stranger)
+static int hear_waiting(struct vmferry_listener *listener, struct pending_connection *pending)
 {
 	uint8_t byte;
-	ssize_t n = socket_recv(stranger->fd, &byte, sizeof(byte));
+	ssize_t n = socket_recv(pending->fd, &byte, sizeof(byte));
 
 	if (n > 0)
-		reject(listener, stranger, "it sent something before it was ready");
+		reject(listener, pending, "it sent something before it was ready");
 	else if (n != -EAGAIN)
-		reject(listener, stranger, "it has gone before all lanes came");
+		reject(listener, pending, "it has gone before all lanes came");
 	return 0;
 }
 
-int stranger_event(struct vmferry_listener *listener, struct stranger *stranger,
-		   struct vmferry_session **session)
+int pending_event(struct vmferry_listener *listener, struct pending_connection *pending,
+		  struct vmferry_session **session)
 {
 	size_t whole;
 
-	if (stranger->session != NULL)
-		return hear_waiting(listener, stranger);
-	whole = stranger->have < HELLO_PREFIX
+	if (pending->session != NULL)
+		return hear_waiting(listener, pending);
+	whole = pending->have < HELLO_PREFIX
 			? HELLO_PREFIX
-			: hello_bytes((uint16_t)wire_get(stranger->hello + 10, 2));
-	while (stranger->have < whole) {
+			: hello_bytes((uint16_t)wire_get(pending->hello + 10, 2));
+	while (pending->have < whole) {
 		/* Never more than the hello: what follows it belongs to the lane. */
-		ssize_t n = socket_recv(stranger->fd, stranger->hello + stranger->have,
-					whole - stranger->have);
+		ssize_t n = socket_recv(pending->fd, pending->hello + pending->have,
+					whole - pending->have);
 
 		if (n == -EAGAIN)
 			return 0;
 		if (n < 0) {
-			reject(listener, stranger, "it ended after %zu bytes of a hello",
-			       stranger->have);
+			reject(listener, pending, "it ended after %zu bytes of a hello",
+			       pending->have);
 			return 0;
 		}
-		stranger->have += (size_t)n;
-		if (stranger->have == HELLO_PREFIX) {
-			whole = hear_prefix(listener, stranger);
+		pending->have += (size_t)n;
+		if (pending->have == HELLO_PREFIX) {
+			whole = hear_prefix(listener, pending);
 			if (whole == 0)
 				return 0;
 		}
 	}
-	return whole == HELLO_CONTROL ? hear_control(listener, stranger, session)
-				      : hear_lane(listener, stranger, session);
+	return whole == HELLO_CONTROL ? hear_control(listener, pending, session)
+				      : hear_lane(listener, pending, session);
 }

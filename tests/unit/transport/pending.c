@@ -27,9 +27,9 @@ static void teardown(void)
 	vmferry_listener_close(&listener);
 }
 
-TestSuite(stranger, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(pending, .init = setup, .fini = teardown, .timeout = 120);
 
-Test(stranger, garbage__closed_and_good_source_gets_through)
+Test(pending, garbage__closed_and_good_source_gets_through)
 {
 	static const char http[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 	int fd = raw_connect(listener);
@@ -43,7 +43,7 @@ Test(stranger, garbage__closed_and_good_source_gets_through)
 }
 
 /* One line each up to a limit, so that nobody fills the log. */
-Test(stranger, many_in_a_second__the_log_counts_them)
+Test(pending, many_in_a_second__the_log_counts_them)
 {
 	fake_clock_stop();
 	for (int i = 0; i < 40; i++) {
@@ -85,7 +85,7 @@ ssize_t __wrap_socket_recv(int fd, void *data, size_t length)
 	return (ssize_t)length;
 }
 
-Test(stranger, garbage_without_end__is_not_read_to_its_end)
+Test(pending, garbage_without_end__is_not_read_to_its_end)
 {
 	struct vmferry_session *session = NULL;
 	int fd = raw_connect(listener);
@@ -106,7 +106,7 @@ Test(stranger, garbage_without_end__is_not_read_to_its_end)
  * Each came a millisecond after the one before. From then on the clock stands still, so nobody is
  * closed for having been silent too long.
  */
-Test(stranger, silent__does_not_delay_a_good_source)
+Test(pending, silent__does_not_delay_a_good_source)
 {
 	struct vmferry_session *session = NULL;
 	int fds[20];
@@ -119,13 +119,13 @@ Test(stranger, silent__does_not_delay_a_good_source)
 	}
 	fake_clock_rush(false);
 	expect_good_source(listener, 4);
-	cr_expect(log_has("too many strangers"));
+	cr_expect(log_has("too many pending connections"));
 	cr_expect_not(log_has("in time"));
 	for (unsigned int i = 0; i < 20; i++)
 		close(fds[i]);
 }
 
-Test(stranger, silent__closed_after_its_time)
+Test(pending, silent__closed_after_its_time)
 {
 	struct vmferry_session *session = NULL;
 	int fd = raw_connect(listener);
@@ -140,7 +140,7 @@ Test(stranger, silent__closed_after_its_time)
 	close(fd);
 }
 
-Test(stranger, hello_byte_by_byte__session)
+Test(pending, hello_byte_by_byte__session)
 {
 	struct hello_control hello = {.transport = VMFERRY_TRANSPORT_TCP};
 	uint8_t bytes[HELLO_CONTROL];
@@ -160,7 +160,7 @@ Test(stranger, hello_byte_by_byte__session)
 	close(fd);
 }
 
-Test(stranger, other_version__told_ours)
+Test(pending, other_version__told_ours)
 {
 	struct hello_control hello = {.lanes = 1, .transport = VMFERRY_TRANSPORT_TCP};
 	uint8_t bytes[HELLO_CONTROL];
@@ -181,7 +181,7 @@ Test(stranger, other_version__told_ours)
 	close(fd);
 }
 
-Test(stranger, destination_of_other_version__eproto)
+Test(pending, destination_of_other_version__eproto)
 {
 	uint8_t reply[ANSWER_PREFIX];
 
@@ -191,13 +191,13 @@ Test(stranger, destination_of_other_version__eproto)
 	cr_expect(log_has("peer speaks version 42, this is 2: upgrade"));
 }
 
-Test(stranger, destination_speaks_something_else__eproto)
+Test(pending, destination_speaks_something_else__eproto)
 {
 	cr_expect_eq(raw_answered("SSH-2.0-OpenSSH_9.2", 19), -EPROTO);
 	cr_expect(log_has("does not speak vmferry"));
 }
 
-Test(stranger, destination_gives_more_lanes__eproto)
+Test(pending, destination_gives_more_lanes__eproto)
 {
 	uint8_t reply[ANSWER_BYTES];
 	struct answer answer = {.lanes = 65};
@@ -206,12 +206,12 @@ Test(stranger, destination_gives_more_lanes__eproto)
 	cr_expect_eq(raw_answered(reply, sizeof(reply)), -EPROTO);
 }
 
-Test(stranger, destination_closes__econnreset)
+Test(pending, destination_closes__econnreset)
 {
 	cr_expect_eq(raw_answered(NULL, 0), -ECONNRESET);
 }
 
-Test(stranger, destination_silent__etimedout)
+Test(pending, destination_silent__etimedout)
 {
 	struct vmferry_session *session = NULL;
 	uint64_t begun;
@@ -225,7 +225,7 @@ Test(stranger, destination_silent__etimedout)
 	cr_expect_eq(vmferry_now() - begun, 200 * MS);
 }
 
-Test(stranger, too_many_lanes_asked_for__closed)
+Test(pending, too_many_lanes_asked_for__closed)
 {
 	struct hello_control hello = {.lanes = 1000000, .transport = VMFERRY_TRANSPORT_TCP};
 	uint8_t bytes[HELLO_CONTROL];
@@ -275,29 +275,29 @@ static void join_beside(unsigned int number, unsigned int flip, const char *why)
 		close(fds[i]);
 }
 
-Test(stranger, lane_twice__closed)
+Test(pending, lane_twice__closed)
 {
 	join_beside(0, 0, "joined already");
 }
 
-Test(stranger, lane_not_agreed_on__closed)
+Test(pending, lane_not_agreed_on__closed)
 {
 	join_beside(2, 0, "not agreed on");
 }
 
-Test(stranger, wrong_proof__closed)
+Test(pending, wrong_proof__closed)
 {
 	join_beside(1, HELLO_LANE - 1, "its proof is wrong");
 	/* A proof is for one lane: that of lane 1 does not open lane 0. */
 	join_beside(1, 28, "its proof is wrong");
 }
 
-Test(stranger, lane_of_unknown_session__closed)
+Test(pending, lane_of_unknown_session__closed)
 {
 	join_beside(1, HELLO_PREFIX, "does not wait for lanes");
 }
 
-Test(stranger, source_goes_before_its_lanes__next_gets_through)
+Test(pending, source_goes_before_its_lanes__next_gets_through)
 {
 	struct answer answer;
 	struct accepting a;
@@ -313,7 +313,7 @@ Test(stranger, source_goes_before_its_lanes__next_gets_through)
 	expect_good_source(listener, 2);
 }
 
-Test(stranger, source_talks_too_early__closed)
+Test(pending, source_talks_too_early__closed)
 {
 	struct answer answer;
 	struct accepting a;
