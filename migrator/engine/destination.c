@@ -33,7 +33,7 @@ static void answer_query(struct vmferry_destination *d, struct vmferry_session *
 			  vmferry_session_peer(session));
 		return;
 	}
-	owner = owner_query(&d->owners, m->data);
+	owner = ledger_query(&d->ledger, m->data);
 	/* An attempt that waits for its source to come back need not do so any more. */
 	pthread_mutex_lock(&d->lock);
 	pthread_cond_broadcast(&d->changed);
@@ -253,7 +253,7 @@ static bool is_superseded(const struct vmferry_destination *d)
 static bool may_wait_on(struct vmferry_destination *d)
 {
 	return d->handed == NULL && !is_superseded(d) && !d->listening_ended &&
-	       !atomic_load(&d->cancelled) && owner_is_undecided(&d->owners, d->identity.id);
+	       !atomic_load(&d->cancelled) && ledger_is_undecided(&d->ledger, d->identity.id);
 }
 
 /* With the lock held. */
@@ -261,7 +261,7 @@ static int waited(struct vmferry_destination *d)
 {
 	if (atomic_load(&d->cancelled) || d->listening_ended)
 		return -ECANCELED;
-	if (!owner_is_undecided(&d->owners, d->identity.id))
+	if (!ledger_is_undecided(&d->ledger, d->identity.id))
 		return -ECONNABORTED;
 	if (d->handed == NULL)
 		return is_superseded(d) ? -ECONNABORTED : -ETIMEDOUT;
@@ -374,7 +374,7 @@ int vmferry_destination_new(const struct vmferry_destination_ops *ops, void *ctx
 	d->options.transport.size = sizeof(d->options.transport);
 	d->attempt_result = -ENODATA;
 	d->busy = true;
-	owner_init(&d->owners);
+	ledger_init(&d->ledger);
 	guest_memory_init(&d->memory);
 	pending_init(&d->pending, take_first, d);
 	pthread_mutex_init(&d->lock, NULL);
@@ -489,7 +489,7 @@ void vmferry_destination_free(struct vmferry_destination **destination)
 	vmferry_listener_close(&d->listener);
 	pthread_cond_destroy(&d->changed);
 	pthread_mutex_destroy(&d->lock);
-	owner_destroy(&d->owners);
+	ledger_destroy(&d->ledger);
 	guest_memory_destroy(&d->memory);
 	pending_destroy(&d->pending);
 	if (d->done_fd >= 0)

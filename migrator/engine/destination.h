@@ -23,7 +23,7 @@
 #include "guest_memory.h"
 #include "hasher.h"
 #include "messages.h"
-#include "owner.h"
+#include "ledger.h"
 #include "pending.h"
 #include "phase.h"
 #include "populate.h"
@@ -64,7 +64,7 @@ struct vmferry_destination {
 	int done_fd;
 
 	struct phase_machine phase;
-	struct owner_book owners;
+	struct commit_ledger ledger;
 	_Atomic bool cancelled;
 	bool started;
 	pthread_t listen_thread;

@@ -214,7 +214,7 @@ static int examine(struct vmferry_destination *d, struct vmferry_problems *probl
 	if (vmferry_problems_count(problems) == 0)
 		r = d->ops.check(d->ctx, a->offer.spec, a->offer.spec_length, problems);
 	if (r == 0 && vmferry_problems_count(problems) == 0)
-		r = owner_begin(&d->owners, a->offer.id);
+		r = ledger_begin(&d->ledger, a->offer.id);
 	if (r == 0 && vmferry_problems_count(problems) == 0)
 		r = prepare(d, problems);
 	return r;
@@ -414,7 +414,7 @@ static int wait_for_go(struct vmferry_destination *d)
 		 memcmp(m.data, a->offer.id, MIGRATION_ID_BYTES) != 0)
 		r = -EPROTO;
 	vmferry_message_free(&m);
-	return r < 0 ? r : owner_take(&d->owners, a->offer.id);
+	return r < 0 ? r : ledger_take(&d->ledger, a->offer.id);
 }
 
 static int run(struct vmferry_destination *d)
@@ -631,7 +631,7 @@ static void give_up(struct vmferry_destination *d, int r)
 	struct attempt *a = &d->attempt;
 
 	because(a, "%s", strerror(-r));
-	owner_abort(&d->owners, a->offer.id);
+	ledger_abort(&d->ledger, a->offer.id);
 	destination_forbid_rejoin(d);
 	/*
 	 * GO may be on its way: behind it ABORT would say that the guest is owned here. A source

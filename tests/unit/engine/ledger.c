@@ -4,62 +4,62 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "migrator/engine/owner.h"
+#include "migrator/engine/ledger.h"
 
 static const uint8_t first[MIGRATION_ID_BYTES] = {1}, second[MIGRATION_ID_BYTES] = {2};
-static struct owner_book book;
+static struct commit_ledger ledger;
 
 static void setup(void)
 {
-	owner_init(&book);
+	ledger_init(&ledger);
 }
 
 static void teardown(void)
 {
-	owner_destroy(&book);
+	ledger_destroy(&ledger);
 }
 
-TestSuite(owner, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(ledger, .init = setup, .fini = teardown, .timeout = 30);
 
-Test(owner, never_heard_of__is_unknown_and_cannot_be_taken)
+Test(ledger, never_heard_of__is_unknown_and_cannot_be_taken)
 {
-	cr_assert_eq(owner_query(&book, first), OWNER_UNKNOWN);
-	cr_assert_eq(owner_take(&book, first), -ECONNABORTED);
+	cr_assert_eq(ledger_query(&ledger, first), OWNER_UNKNOWN);
+	cr_assert_eq(ledger_take(&ledger, first), -ECONNABORTED);
 }
 
-Test(owner, taken__is_here_for_ever)
+Test(ledger, taken__is_here_for_ever)
 {
-	cr_assert_eq(owner_begin(&book, first), 0);
-	cr_assert_eq(owner_take(&book, first), 0);
-	owner_abort(&book, first);
-	cr_assert_eq(owner_query(&book, first), OWNER_HERE);
+	cr_assert_eq(ledger_begin(&ledger, first), 0);
+	cr_assert_eq(ledger_take(&ledger, first), 0);
+	ledger_abort(&ledger, first);
+	cr_assert_eq(ledger_query(&ledger, first), OWNER_HERE);
 }
 
-Test(owner, asked_before_go__is_given_up_and_a_late_go_is_refused)
+Test(ledger, asked_before_go__is_given_up_and_a_late_go_is_refused)
 {
-	cr_assert_eq(owner_begin(&book, first), 0);
-	cr_assert_eq(owner_query(&book, first), OWNER_ABORTED);
-	cr_assert_eq(owner_take(&book, first), -ECONNABORTED);
+	cr_assert_eq(ledger_begin(&ledger, first), 0);
+	cr_assert_eq(ledger_query(&ledger, first), OWNER_ABORTED);
+	cr_assert_eq(ledger_take(&ledger, first), -ECONNABORTED);
 }
 
-Test(owner, id_used_twice__is_refused)
+Test(ledger, id_used_twice__is_refused)
 {
-	cr_assert_eq(owner_begin(&book, first), 0);
-	cr_assert_eq(owner_begin(&book, first), -EEXIST);
-	cr_assert_eq(owner_begin(&book, second), 0);
+	cr_assert_eq(ledger_begin(&ledger, first), 0);
+	cr_assert_eq(ledger_begin(&ledger, first), -EEXIST);
+	cr_assert_eq(ledger_begin(&ledger, second), 0);
 }
 
-Test(owner, many_failed_attempts__never_forget_the_guest_that_is_here)
+Test(ledger, many_failed_attempts__never_forget_the_guest_that_is_here)
 {
-	cr_assert_eq(owner_begin(&book, first), 0);
-	cr_assert_eq(owner_take(&book, first), 0);
-	for (unsigned int i = 0; i < 3 * OWNER_MEMORY; i++) {
+	cr_assert_eq(ledger_begin(&ledger, first), 0);
+	cr_assert_eq(ledger_take(&ledger, first), 0);
+	for (unsigned int i = 0; i < 3 * LEDGER_RECORDS; i++) {
 		uint8_t id[MIGRATION_ID_BYTES] = {9, (uint8_t)i, (uint8_t)(i >> 8)};
 
-		cr_assert_eq(owner_begin(&book, id), 0);
-		owner_abort(&book, id);
+		cr_assert_eq(ledger_begin(&ledger, id), 0);
+		ledger_abort(&ledger, id);
 	}
-	cr_assert_eq(owner_query(&book, first), OWNER_HERE);
+	cr_assert_eq(ledger_query(&ledger, first), OWNER_HERE);
 }
 
 #define ROUNDS_MAX 100000
@@ -76,7 +76,7 @@ static void *ask_in_each_round(void *arg)
 		pthread_barrier_wait(&race.barrier);
 		if (race.over)
 			return arg;
-		race.answer = owner_query(&book, first);
+		race.answer = ledger_query(&ledger, first);
 		pthread_barrier_wait(&race.barrier);
 	}
 }
@@ -85,7 +85,7 @@ static void *ask_in_each_round(void *arg)
  * Never both: the source resumes on ABORTED, the destination runs on a taken GO. Which comes first
  * is left to chance, and both must have.
  */
-Test(owner, go_and_question_at_once__agree)
+Test(ledger, go_and_question_at_once__agree)
 {
 	unsigned int here = 0, aborted = 0;
 	pthread_t thread;
@@ -95,14 +95,14 @@ Test(owner, go_and_question_at_once__agree)
 	for (int i = 0; i < ROUNDS_MAX && (i < 500 || here == 0 || aborted == 0); i++) {
 		int taken;
 
-		owner_destroy(&book);
-		owner_init(&book);
-		cr_assert_eq(owner_begin(&book, first), 0);
+		ledger_destroy(&ledger);
+		ledger_init(&ledger);
+		cr_assert_eq(ledger_begin(&ledger, first), 0);
 		pthread_barrier_wait(&race.barrier);
 		/* Later and later, so that the question comes first at times. */
 		for (volatile int spin = 0; spin < i % 1000; spin++)
 			;
-		taken = owner_take(&book, first);
+		taken = ledger_take(&ledger, first);
 		pthread_barrier_wait(&race.barrier);
 		cr_assert_eq(race.answer, taken == 0 ? OWNER_HERE : OWNER_ABORTED);
 		if (taken == 0)
