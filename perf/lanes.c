@@ -40,8 +40,8 @@
 /* The source's messages: what its next fences are for. */
 enum phase {
 	PHASE_BULK,
-	PHASE_FENCES,	    /* the destination sleeps for them */
-	PHASE_FENCES_HURRY, /* both sides spin */
+	PHASE_FENCES,	     /* the destination sleeps for them */
+	PHASE_FENCES_POLLED, /* both sides spin */
 	PHASE_OVER,
 	PHASE_READY, /* the destination's: go on */
 };
@@ -149,10 +149,10 @@ static void serve(struct vmferry_session *session)
 	enum phase phase;
 
 	while ((phase = hear(session, &epoch)) != PHASE_OVER) {
-		vmferry_session_hurry(session, phase == PHASE_FENCES_HURRY ? limit() : 0);
+		vmferry_session_busy_poll(session, phase == PHASE_FENCES_POLLED ? limit() : 0);
 		tell(session, PHASE_READY, epoch);
 		/* Of more lanes only the last fence comes on all. */
-		if (phase == PHASE_FENCES_HURRY && vmferry_session_lanes(session) == 1)
+		if (phase == PHASE_FENCES_POLLED && vmferry_session_lanes(session) == 1)
 			stamp_fences(session, epoch - options.fences);
 		must("fence", vmferry_fence_wait(session, epoch, limit()));
 	}
@@ -350,17 +350,17 @@ static void print_times(const char *what, uint64_t *ns)
 /*
  * Returns the epoch after the last. All lanes get that one, or the destination would wait for ever.
  */
-static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, bool hurry)
+static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, bool polled)
 {
-	bool stamped = hurry && options.transport.lanes == 1;
+	bool stamped = polled && options.transport.lanes == 1;
 	uint32_t last = epoch + options.fences;
 	uint64_t *ns = calloc(2 * (size_t)options.fences, sizeof(*ns));
 	uint64_t *there = ns + options.fences;
 
 	if (ns == NULL)
 		die("no memory");
-	announce(session, hurry ? PHASE_FENCES_HURRY : PHASE_FENCES, last);
-	vmferry_session_hurry(session, hurry ? limit() : 0);
+	announce(session, polled ? PHASE_FENCES_POLLED : PHASE_FENCES, last);
+	vmferry_session_busy_poll(session, polled ? limit() : 0);
 	for (unsigned int i = 0; i < options.fences; i++) {
 		uint64_t begun = now_ns();
 
@@ -373,8 +373,8 @@ static uint32_t time_fences(struct vmferry_session *session, uint32_t epoch, boo
 		must("fence", vmferry_lane_fence(session, i, last, limit()));
 		must("fence wait", vmferry_lane_fence_wait(session, i, last, limit()));
 	}
-	vmferry_session_hurry(session, 0);
-	print_times(hurry ? "fence_hurry" : "fence", ns);
+	vmferry_session_busy_poll(session, 0);
+	print_times(polled ? "fence_polled" : "fence", ns);
 	/* The last fence of all lanes came behind these: all are stamped. */
 	for (unsigned int i = 0; stamped && i < options.fences; i++)
 		there[i] = atomic_load(&arrivals[i]) - there[i];

@@ -53,7 +53,7 @@ static int fence_state(const struct vmferry_session *session, uint32_t epoch)
 }
 
 /* Moves lanes on by this thread itself. */
-static bool in_hurry(struct vmferry_session *session)
+static bool busy_polls(struct vmferry_session *session)
 {
 	return session->kind != NULL && session->ops->poll != NULL && session->ops->poll(session);
 }
@@ -64,7 +64,7 @@ int vmferry_fence_wait(struct vmferry_session *session, uint32_t epoch, uint64_t
 	int ret = 0;
 	int wait = 0;
 
-	while (in_hurry(session) && vmferry_now() < deadline) {
+	while (busy_polls(session) && vmferry_now() < deadline) {
 		pthread_mutex_lock(&session->lock);
 		ret = fence_state(session, epoch);
 		pthread_mutex_unlock(&session->lock);

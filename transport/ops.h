@@ -164,7 +164,7 @@ struct transport_ops {
 	 * May be NULL; any thread.
 	 */
 	bool (*poll)(struct vmferry_session *session);
-	void (*hurry)(struct vmferry_session *session, uint64_t until);
+	void (*busy_poll)(struct vmferry_session *session, uint64_t until);
 
 	/*
 	 * Of a kind that keeps something for the session; may be NULL. wake() ends all waits that

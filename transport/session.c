@@ -164,10 +164,10 @@ const char *vmferry_session_transport_reason(const struct vmferry_session *sessi
 	return session->reason;
 }
 
-void vmferry_session_hurry(struct vmferry_session *session, uint64_t until)
+void vmferry_session_busy_poll(struct vmferry_session *session, uint64_t until)
 {
-	if (session->kind != NULL && session->ops->hurry != NULL)
-		session->ops->hurry(session, until);
+	if (session->kind != NULL && session->ops->busy_poll != NULL)
+		session->ops->busy_poll(session, until);
 }
 
 int vmferry_session_revoke(struct vmferry_session *session)
@@ -260,7 +260,7 @@ int vmferry_send(struct vmferry_session *session, enum vmferry_channel channel, 
 	return session_send_control(session, type, data, length, deadline);
 }
 
-/* Takes from the inbox, which somebody else fills: ours to move on only while there is a hurry. */
+/* Takes from the inbox, which somebody else fills: ours to move on only while it is busy polled. */
 static int recv_inbox(struct vmferry_session *session, struct vmferry_message *message,
 		      uint64_t deadline)
 {

@@ -147,7 +147,7 @@ const char *vmferry_session_transport_reason(const struct vmferry_session *sessi
  * Waits of this session spin instead of sleeping until @until: for the short time in which
  * microseconds count. Over TCP it changes nothing. Any thread.
  */
-void vmferry_session_hurry(struct vmferry_session *session, uint64_t until);
+void vmferry_session_busy_poll(struct vmferry_session *session, uint64_t until);
 
 /*
  * At the destination: from its return on no write of the peer is placed any more, whatever is still

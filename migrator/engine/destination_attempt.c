@@ -308,7 +308,7 @@ static int arm(struct attempt *a, const struct vmferry_message *m)
 	 * CPUs.
 	 */
 	populate_stop(a->populate);
-	vmferry_session_hurry(a->session, vmferry_now() + HURRY_NS);
+	vmferry_session_busy_poll(a->session, vmferry_now() + BUSY_POLL_NS);
 	return reply(a, VMFERRY_MAILBOX, MESSAGE_ARMED);
 }
 
@@ -523,7 +523,7 @@ static void tell_source(struct vmferry_destination *d)
 	 * What is still to be said can wait; the processor is the guest's. Not sooner: this wakes a
 	 * thread.
 	 */
-	vmferry_session_hurry(a->session, 0);
+	vmferry_session_busy_poll(a->session, 0);
 	keep_counts(a);
 	if (r == 0 && a->hasher != NULL)
 		r = verify_send_hashes(a->session, hasher_table(a->hasher),

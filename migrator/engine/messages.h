@@ -58,7 +58,7 @@
 /*
  * From ARM on both sides spin instead of sleeping, for as long as a switchover can reasonably take.
  */
-#define HURRY_NS 500000000ull
+#define BUSY_POLL_NS 500000000ull
 
 /* Numbers are part of the protocol. */
 enum message_type {

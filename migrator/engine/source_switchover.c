@@ -41,7 +41,7 @@ static int arm(struct vmferry_source *s)
 	struct vmferry_message m;
 	int r;
 
-	vmferry_session_hurry(s->session, vmferry_now() + HURRY_NS);
+	vmferry_session_busy_poll(s->session, vmferry_now() + BUSY_POLL_NS);
 	r = message_send_number(s->session, VMFERRY_MAILBOX, MESSAGE_ARM, ++s->fence,
 				vmferry_now() + ARMED_NS);
 
@@ -301,7 +301,7 @@ static int say_go(struct vmferry_source *s)
 	 * The guest waits for nothing of this side any more; spinning might take the processor that
 	 * it runs on.
 	 */
-	vmferry_session_hurry(s->session, 0);
+	vmferry_session_busy_poll(s->session, 0);
 	/* A send that failed may have reached the other side all the same. */
 	r = r < 0 ? r : take_running(s);
 	if (r == -EOWNERDEAD) {

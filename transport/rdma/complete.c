@@ -173,7 +173,7 @@ static int rest(struct rdma_lane *l, uint64_t spin_until, uint64_t deadline)
 		return error;
 	if (now >= deadline)
 		return -ETIMEDOUT;
-	if (now >= spin_until && !rdma_in_hurry(l->rdma, now))
+	if (now >= spin_until && !rdma_busy_polls(l->rdma, now))
 		return doze(l, deadline);
 	rdma_spin(now);
 	return 0;

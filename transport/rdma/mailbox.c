@@ -43,7 +43,7 @@
 #define SIGNAL_EVERY 8u
 #define BATCH	     16
 /*
- * Memory for a message that is made and touched before there is a hurry. Shorter ones than a page
+ * Memory for a message that is made and touched before busy polling. Shorter ones than a page
  * find theirs where others were freed.
  */
 #define SPARE_BYTES 65536u
@@ -59,8 +59,8 @@ struct rdma_mailbox {
 	 */
 	uint8_t *receives;
 	uint8_t *sends;
-	void *_Atomic
-		spare; /* SPARE_BYTES for the first long message of a hurry, or NULL; any thread */
+	/* SPARE_BYTES for the first long message in busy polling, or NULL; any thread */
+	void *_Atomic spare;
 	struct ibv_mr *receives_mr;
 	struct ibv_mr *sends_mr;
 
@@ -310,7 +310,7 @@ static int await(struct rdma_mailbox *m, bool (*is_so)(const struct rdma_mailbox
 {
 	struct timespec until = deadline_timespec(deadline);
 	uint64_t spin_until = vmferry_now() + SPIN_NS;
-	bool hurry = false;
+	bool polled = false;
 
 	for (;;) {
 		uint64_t now;
@@ -323,12 +323,12 @@ static int await(struct rdma_mailbox *m, bool (*is_so)(const struct rdma_mailbox
 		now = vmferry_now();
 		if (error == 0 && now >= deadline)
 			error = -ETIMEDOUT;
-		if (error == 0 && !hurry && now >= spin_until)
+		if (error == 0 && !polled && now >= spin_until)
 			pthread_cond_clockwait(&m->moved, &m->lock, CLOCK_MONOTONIC, &until);
 		pthread_mutex_unlock(&m->lock);
 		if (error != 0)
 			return error;
-		hurry = rdma_poll(m->session->session);
+		polled = rdma_poll(m->session->session);
 	}
 }
 

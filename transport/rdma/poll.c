@@ -73,7 +73,7 @@ bool rdma_poll(struct vmferry_session *session)
 		pthread_mutex_unlock(&s->poll_lock);
 	}
 	now = vmferry_now();
-	if (!rdma_in_hurry(s, now))
+	if (!rdma_busy_polls(s, now))
 		return false;
 	if (!any)
 		rdma_spin(now);

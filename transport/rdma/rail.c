@@ -93,12 +93,12 @@ static void id_free(struct rdma_cm_id *id, struct rdma_event_channel *events)
 void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
 		      struct rdma_event_channel *events)
 {
-	if (rail->keeper != NULL) {
+	if (rail->context_ref != NULL) {
 		id_free(id, events);
 		return;
 	}
-	rail->keeper = id;
-	rail->keeper_events = events;
+	rail->context_ref = id;
+	rail->context_ref_events = events;
 }
 
 static void rail_free(struct rdma_rail *rail)
@@ -113,8 +113,8 @@ static void rail_free(struct rdma_rail *rail)
 		log_error("rail %s: its protection domain stays: %s: deregister all memory before "
 			  "the session is closed",
 			  rail->name, strerror(error));
-	if (rail->keeper != NULL)
-		id_free(rail->keeper, rail->keeper_events);
+	if (rail->context_ref != NULL)
+		id_free(rail->context_ref, rail->context_ref_events);
 	free(rail);
 }
 

@@ -15,7 +15,7 @@
  * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the
  *          destination's lanes and for either side's mailbox happens in rdma_poll(), under
  *          rdma_session.poll_lock: by the service thread when a completion event wakes it, and by
- *          whoever waits while there is a hurry.
+ *          whoever waits while it is busy polled.
  * ERRORS   The first failure of any link ends the session by session_fail(); completions flushed
  *          after it are only counted.
  */
@@ -52,8 +52,8 @@ struct rdma_rail {
 	struct ibv_context
 		*context; /* librdmacm's; lives as long as any identifier of the device */
 	/* of a link that is closed: keeps the context for what is left of the rail */
-	struct rdma_cm_id *keeper;
-	struct rdma_event_channel *keeper_events;
+	struct rdma_cm_id *context_ref;
+	struct rdma_event_channel *context_ref_events;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel
 		*channel; /* of all queues that the service thread sleeps for; does not block */
@@ -105,7 +105,7 @@ struct rdma_session {
 	struct rdma_keys *keys; /* source */
 	struct rdma_service *service;
 	pthread_mutex_t poll_lock;
-	_Atomic uint64_t hurry_until; /* relaxed: a hint */
+	_Atomic uint64_t busy_poll_until; /* relaxed: a hint */
 	/* When a request was first found flushed, 0: none was. */
 	_Atomic uint64_t lane_flushed;
 	_Atomic uint64_t mailbox_flushed;
@@ -302,7 +302,7 @@ int rdma_mailbox_poll(struct rdma_session *session);
  */
 void rdma_mailbox_drain(struct rdma_session *session, uint64_t deadline);
 void rdma_mailbox_wake(struct rdma_session *session);
-/* Before a hurry: what the next long message needs is made ready. */
+/* Before busy polling: what the next long message needs is made ready. */
 void rdma_mailbox_prepare(struct rdma_session *session);
 void rdma_mailbox_free(struct rdma_session *session);
 
@@ -317,10 +317,10 @@ bool rdma_poll(struct vmferry_session *session); /* ops->poll */
  * who has, of the peer where both are on one host, or of a soft device's thread.
  */
 void rdma_spin(uint64_t now);
-void rdma_hurry(struct vmferry_session *session, uint64_t until);
-static inline bool rdma_in_hurry(const struct rdma_session *session, uint64_t now)
+void rdma_busy_poll(struct vmferry_session *session, uint64_t until);
+static inline bool rdma_busy_polls(const struct rdma_session *session, uint64_t now)
 {
-	return atomic_load_explicit(&session->hurry_until, memory_order_relaxed) > now;
+	return atomic_load_explicit(&session->busy_poll_until, memory_order_relaxed) > now;
 }
 
 /* ---- error.c --------------------------------------------------------------------------------- */

@@ -33,7 +33,7 @@
 #define ROUNDS	     2
 #define TIMED_PASSES 4 /* of the second round */
 #define FENCES	     15
-#define HURRY_NS     NS_PER_S
+#define BUSY_POLL_NS NS_PER_S
 
 enum message { READY = 1, SAME, BYE };
 
@@ -114,11 +114,11 @@ static uint64_t end_register_ns(const struct end *end)
 	return stats.ns;
 }
 
-static void end_hurry(const struct end *end)
+static void end_busy_poll(const struct end *end)
 {
-	uint64_t until = vmferry_now() + HURRY_NS;
+	uint64_t until = vmferry_now() + BUSY_POLL_NS;
 
-	vmferry_session_hurry(end->session, until < end->deadline ? until : end->deadline);
+	vmferry_session_busy_poll(end->session, until < end->deadline ? until : end->deadline);
 }
 
 static int say(struct end *end, enum message type)
@@ -168,7 +168,7 @@ static int receive(struct destination *d)
 	for (uint32_t round = 1; ret == 0 && round <= ROUNDS; round++)
 		ret = compare_round(end, round);
 	if (ret == 0)
-		end_hurry(end);
+		end_busy_poll(end);
 	for (uint32_t i = 1; ret == 0 && i <= FENCES; i++)
 		ret = vmferry_fence_wait(end->session, ROUNDS + i, end->deadline);
 	if (ret < 0)
@@ -256,7 +256,7 @@ static int time_fences(struct end *end, struct vmferry_rdma_self_test *result)
 {
 	uint64_t ns[FENCES];
 
-	end_hurry(end);
+	end_busy_poll(end);
 	for (uint32_t i = 0; i < FENCES; i++) {
 		uint64_t begin = vmferry_now();
 		int ret = fence_all(end, result->lanes, ROUNDS + 1 + i);

@@ -39,10 +39,10 @@
 /* For a message of no bytes into an empty queue. */
 #define BEAT_SEND_NS (10 * NS_PER_MS)
 /*
- * In a hurry whoever waits polls, so this thread leaves the processor to him; should nobody wait
- * for what comes, the peer gets its credits back at this pace.
+ * Busy polling is done by whoever waits, so this thread leaves the processor to him; should nobody
+ * wait for what comes, the peer gets its credits back at this pace.
  */
-#define IDLE_HURRY_NS (20 * NS_PER_MS)
+#define IDLE_BUSY_NS (20 * NS_PER_MS)
 /* So that a peer who talks without end cannot keep this thread from the rest. */
 #define MESSAGES_AT_ONCE 64
 #define DRY_TURNS	 4096
@@ -64,7 +64,7 @@ struct rdma_service {
 	int wake;	  /* eventfd; any thread writes to it */
 	atomic_bool stop; /* set by the one who joins */
 	bool armed;	  /* every completion queue will make an event for what comes next */
-	bool deaf;	  /* and there is a hurry, in which nobody shall be woken by it */
+	bool polled;	  /* and busily: completions shall wake nobody */
 	bool more;	  /* the last polling found something, and there may be more */
 	bool over;	  /* the session has ended, and what the peer had said was heard */
 	uint64_t beat;	  /* when the next one is due */
@@ -89,7 +89,7 @@ static void complete(struct rdma_service *s)
 	struct rdma_session *session = s->session;
 	int ret = 0;
 
-	if (rdma_in_hurry(session, vmferry_now())) {
+	if (rdma_busy_polls(session, vmferry_now())) {
 		rdma_poll(session->session);
 		s->more = false;
 	} else if (!s->armed) {
@@ -394,21 +394,21 @@ static void unwatch(struct rdma_service *s, int fd)
 }
 
 /*
- * Queues that were armed before a hurry make an event each in it, and the processor is wanted by
- * others. Taken out altogether: a channel wakes whoever has it in his epoll set, for whatever
+ * Queues that were armed before busy polling make an event each in it, and the processor is wanted
+ * by others. Taken out altogether: a channel wakes whoever has it in his epoll set, for whatever
  * events.
  */
-static void heed_hurry(struct rdma_service *s)
+static void watch_or_poll(struct rdma_service *s)
 {
-	bool deaf = rdma_in_hurry(s->session, vmferry_now());
+	bool polled = rdma_busy_polls(s->session, vmferry_now());
 	int ret = 0;
 
-	if (deaf == s->deaf)
+	if (polled == s->polled)
 		return;
-	s->deaf = deaf;
-	if (!deaf)
+	s->polled = polled;
+	if (!polled)
 		ret = watch_completions(s);
-	for (unsigned int i = 0; deaf && i < s->session->rail_count; i++) {
+	for (unsigned int i = 0; polled && i < s->session->rail_count; i++) {
 		if (s->session->rails[i] != NULL)
 			unwatch(s, s->session->rails[i]->channel->fd);
 	}
@@ -464,8 +464,8 @@ static uint64_t next_turn(const struct rdma_service *s)
 
 	if (s->more)
 		return now;
-	if (rdma_in_hurry(s->session, now))
-		return now + IDLE_HURRY_NS;
+	if (rdma_busy_polls(s->session, now))
+		return now + IDLE_BUSY_NS;
 	if (s->over)
 		return now + NS_PER_S;
 	return silent > now && silent < s->beat ? silent : s->beat;
@@ -476,7 +476,7 @@ static void turn(struct rdma_service *s)
 	struct epoll_event events[EVENTS_AT_ONCE];
 	int n;
 
-	heed_hurry(s);
+	watch_or_poll(s);
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, deadline_poll_ms(next_turn(s)));
 
 	/*
@@ -599,13 +599,13 @@ void rdma_service_wake(struct rdma_session *session)
 	pthread_mutex_unlock(&service_lock);
 }
 
-void rdma_hurry(struct vmferry_session *session, uint64_t until)
+void rdma_busy_poll(struct vmferry_session *session, uint64_t until)
 {
 	struct rdma_session *s = rdma_session_of(session);
 
 	if (until > vmferry_now())
 		rdma_mailbox_prepare(s);
-	atomic_store_explicit(&s->hurry_until, until, memory_order_relaxed);
+	atomic_store_explicit(&s->busy_poll_until, until, memory_order_relaxed);
 	/* Who sleeps already shall poll from now on. */
 	rdma_service_wake(s);
 	rdma_mailbox_wake(s);

@@ -155,10 +155,10 @@ Test(mailbox, many_senders_on_both_sides_at_once__whole_messages)
 }
 
 /* Nobody but these two threads is needed to move anything. */
-Test(mailbox, hurry__questions_and_answers)
+Test(mailbox, busy_polling__questions_and_answers)
 {
-	vmferry_session_hurry(pair.source, vmferry_now() + 5000 * MS);
-	vmferry_session_hurry(pair.destination, vmferry_now() + 5000 * MS);
+	vmferry_session_busy_poll(pair.source, vmferry_now() + 5000 * MS);
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 5000 * MS);
 	for (uint32_t i = 0; i < 3 * SLOTS; i++) {
 		cr_assert_eq(send_to(pair.source, i, &i, sizeof(i)), 0);
 		expect(pair.destination, i, &i, sizeof(i));
@@ -167,10 +167,10 @@ Test(mailbox, hurry__questions_and_answers)
 	}
 }
 
-Test(mailbox, hurry_over__arrives_all_the_same)
+Test(mailbox, busy_polling_over__arrives_all_the_same)
 {
-	vmferry_session_hurry(pair.destination, vmferry_now() + 20 * MS);
-	while (vmferry_now() < rdma_session_of(pair.destination)->hurry_until)
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 20 * MS);
+	while (vmferry_now() < rdma_session_of(pair.destination)->busy_poll_until)
 		rdma_poll(pair.destination);
 	for (uint32_t i = 0; i < 3 * SLOTS; i++) {
 		cr_assert_eq(send_to(pair.source, i, NULL, 0), 0);
@@ -290,7 +290,7 @@ Test(mailbox, words_not_taken_when_the_end_is_seen__heard_before_it)
 	struct vmferry_message m;
 
 	pthread_mutex_lock(&r->poll_lock);
-	vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 20000 * MS);
 	cr_assert_eq(send_to(pair.source, 1, "last", 4), 0);
 	vmferry_session_close(&pair.source);
 	usleep(100000);
@@ -300,11 +300,11 @@ Test(mailbox, words_not_taken_when_the_end_is_seen__heard_before_it)
 	cr_expect_eq(vmferry_recv(pair.destination, &m, PATIENT), -ECONNRESET);
 }
 
-/* Queues are armed when a hurry begins, and who waits polls. */
-Test(mailbox, hurry__nobody_is_woken_by_completions)
+/* Queues are armed when busy polling begins, and who waits polls. */
+Test(mailbox, busy_polling__nobody_is_woken_by_completions)
 {
-	vmferry_session_hurry(pair.source, vmferry_now() + 20000 * MS);
-	vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+	vmferry_session_busy_poll(pair.source, vmferry_now() + 20000 * MS);
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 20000 * MS);
 	usleep(50000);
 	fake_fail_at(FAKE_GET_CQ_EVENT, 1, EIO);
 	for (unsigned int i = 1; i <= 50; i++) {
@@ -315,8 +315,8 @@ Test(mailbox, hurry__nobody_is_woken_by_completions)
 	}
 	cr_expect_not(fake_reached());
 	fake_fail_at(FAKE_GET_CQ_EVENT, 0, 0);
-	vmferry_session_hurry(pair.source, 0);
-	vmferry_session_hurry(pair.destination, 0);
+	vmferry_session_busy_poll(pair.source, 0);
+	vmferry_session_busy_poll(pair.destination, 0);
 	cr_assert_eq(send_to(pair.source, 1, "asleep", 6), 0);
 	expect(pair.destination, 1, "asleep", 6);
 }
@@ -325,14 +325,14 @@ Test(mailbox, hurry__nobody_is_woken_by_completions)
  * The first long one finds its memory ready; what is as long as that, longer, or comes second is
  * not different for who takes it.
  */
-Test(mailbox, long_messages_in_a_hurry__whole)
+Test(mailbox, long_messages_while_busy_polling__whole)
 {
 	static const size_t lengths[] = {4095, 65536, 4096, 65537, 20000};
 	static uint8_t bytes[65537];
 
 	fill_random(bytes, sizeof(bytes), 3);
 	for (int i = 0; i < 2; i++) {
-		vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+		vmferry_session_busy_poll(pair.destination, vmferry_now() + 20000 * MS);
 		for (unsigned int n = 0; n < 5; n++)
 			cr_assert_eq(send_to(pair.source, n + 1, bytes, lengths[n]), 0);
 		for (unsigned int n = 0; n < 5; n++)

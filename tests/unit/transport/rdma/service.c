@@ -215,20 +215,20 @@ Test(service, last_words_on_the_control_connection__heard_before_the_end)
 	expect_end(pair.destination, -ECONNRESET);
 }
 
-/* ---- hurry ----------------------------------------------------------------------------------- */
+/* ---- busy polling ---------------------------------------------------------------------------- */
 
 /*
  * Sooner than something else would happen to wake the thread, by a clock that goes slowly, so that
  * a busy machine does not count.
  */
-Test(service, hurry_and_nobody_polls__arrives)
+Test(service, busy_polling_and_nobody_waits__arrives)
 {
 	struct vmferry_message m;
 	uint64_t begun;
 
 	fake_clock_stop();
 	begun = vmferry_now();
-	vmferry_session_hurry(pair.destination, begun + 20000 * MS);
+	vmferry_session_busy_poll(pair.destination, begun + 20000 * MS);
 	for (int i = 0; i < 20; i++) {
 		cr_assert_eq(vmferry_send(pair.source, VMFERRY_MAILBOX, 2, NULL, 0, PATIENT), 0);
 		while (inbox_take(&pair.destination->inbox, &m) < 0 &&
@@ -240,26 +240,26 @@ Test(service, hurry_and_nobody_polls__arrives)
 	cr_expect_lt(vmferry_now() - begun, 1000 * MS);
 }
 
-static void *hurry_then_send(void *arg)
+static void *busy_poll_then_send(void *arg)
 {
 	(void)arg;
 	wait_ms(50);
-	vmferry_session_hurry(pair.destination, vmferry_now() + 20000 * MS);
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 20000 * MS);
 	vmferry_send(pair.source, VMFERRY_MAILBOX, 2, NULL, 0, PATIENT);
 	return NULL;
 }
 
-Test(service, hurry_begins_while_somebody_sleeps__arrives)
+Test(service, busy_polling_begins_while_somebody_sleeps__arrives)
 {
 	struct vmferry_message m;
 	pthread_t thread;
 
-	cr_assert_eq(pthread_create(&thread, NULL, hurry_then_send, NULL), 0);
+	cr_assert_eq(pthread_create(&thread, NULL, busy_poll_then_send, NULL), 0);
 	cr_expect_eq(vmferry_recv(pair.destination, &m, PATIENT), 0);
 	pthread_join(thread, NULL);
 }
 
-Test(service, fence_in_no_hurry__reached)
+Test(service, fence_in_no_busy_polling__reached)
 {
 	for (unsigned int lane = 0; lane < 2; lane++)
 		cr_assert_eq(vmferry_lane_fence(pair.source, lane, 1, PATIENT), 0);

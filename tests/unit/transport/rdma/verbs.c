@@ -377,11 +377,11 @@ Test(verbs, mailbox__all_sizes_both_ways)
 	}
 }
 
-Test(verbs, mailbox_in_a_hurry__all_arrive_in_order)
+Test(verbs, mailbox_while_busy_polling__all_arrive_in_order)
 {
 	setup(1, VMFERRY_ACCESS_REMOTE_WRITE);
-	vmferry_session_hurry(pair.source, vmferry_now() + 300 * MS);
-	vmferry_session_hurry(pair.destination, vmferry_now() + 300 * MS);
+	vmferry_session_busy_poll(pair.source, vmferry_now() + 300 * MS);
+	vmferry_session_busy_poll(pair.destination, vmferry_now() + 300 * MS);
 	for (unsigned int i = 0; i < 200; i++) {
 		exchange(pair.source, pair.destination, 30 * i);
 		exchange(pair.destination, pair.source, 10 * i);
