@@ -39,7 +39,7 @@ static int take_fence(struct rdma_lane *l, const struct ibv_wc *wc)
 static int reap_answers(struct rdma_lane *l)
 {
 	struct ibv_wc wc[POLL_BATCH];
-	int n = ibv_poll_cq(l->link.send_cq, POLL_BATCH, wc);
+	int n = ibv_poll_cq(l->conn.send_cq, POLL_BATCH, wc);
 
 	if (n < 0)
 		return lane_broken(l, "its completion queue is broken", EIO);
@@ -69,7 +69,7 @@ static int answer(struct rdma_lane *l)
 
 	if (in->posted - in->done == in->depth)
 		return 0;
-	error = ibv_post_send(l->link.id->qp, &wr, &bad);
+	error = ibv_post_send(l->conn.id->qp, &wr, &bad);
 	if (error != 0)
 		return lane_broken(l, "a fence cannot be answered", error);
 	in->posted++;
@@ -81,7 +81,7 @@ static int answer(struct rdma_lane *l)
 static int take_in(struct rdma_lane *l)
 {
 	struct ibv_wc wc[POLL_BATCH];
-	int n = ibv_poll_cq(l->link.recv_cq, POLL_BATCH, wc);
+	int n = ibv_poll_cq(l->conn.recv_cq, POLL_BATCH, wc);
 	int ret = n < 0 ? lane_broken(l, "its completion queue is broken", EIO) : 0;
 
 	if (n > 0)
@@ -89,8 +89,8 @@ static int take_in(struct rdma_lane *l)
 	for (int i = 0; ret == 0 && i < n; i++)
 		ret = take_fence(l, &wc[i]);
 	/*
-	 * What became of earlier answers matters to the next one only; that a link is broken shows
-	 * by its receives.
+	 * What became of earlier answers matters to the next one only; that a connection is broken
+	 * shows by its receives.
 	 */
 	if (ret == 0 && l->in.owed)
 		ret = reap_answers(l);

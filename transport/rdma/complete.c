@@ -48,7 +48,7 @@ static int reap_sent(struct rdma_lane *l)
 {
 	struct lane_source *out = &l->out;
 	struct ibv_wc wc[POLL_BATCH];
-	int n = ibv_poll_cq(l->link.send_cq, POLL_BATCH, wc);
+	int n = ibv_poll_cq(l->conn.send_cq, POLL_BATCH, wc);
 	int ret = 0;
 
 	if (n < 0)
@@ -60,7 +60,7 @@ static int reap_sent(struct rdma_lane *l)
 			ret = completion_failed(l, &wc[i]);
 			continue;
 		}
-		out->placed = out->given_at[out->done % l->link.send_depth];
+		out->placed = out->given_at[out->done % l->conn.send_depth];
 		tell_placed(l, out->placed);
 	}
 	return ret < 0 ? ret : n;
@@ -88,7 +88,7 @@ static int hear_answer(struct rdma_lane *l, const struct ibv_wc *wc)
 static int reap_answers(struct rdma_lane *l)
 {
 	struct ibv_wc wc[POLL_BATCH];
-	int n = ibv_poll_cq(l->link.recv_cq, POLL_BATCH, wc);
+	int n = ibv_poll_cq(l->conn.recv_cq, POLL_BATCH, wc);
 	int ret = 0;
 
 	if (n < 0)
@@ -115,10 +115,10 @@ int lane_reap(struct rdma_lane *l)
 
 static int arm(struct rdma_lane *l)
 {
-	int error = ibv_req_notify_cq(l->link.send_cq, 0);
+	int error = ibv_req_notify_cq(l->conn.send_cq, 0);
 
 	if (error == 0)
-		error = ibv_req_notify_cq(l->link.recv_cq, 0);
+		error = ibv_req_notify_cq(l->conn.recv_cq, 0);
 	if (error == 0)
 		return 0;
 	return lane_broken(l, "completions cannot be waited for", error);
@@ -126,13 +126,13 @@ static int arm(struct rdma_lane *l)
 
 static void take_events(struct rdma_lane *l)
 {
-	struct rdma_link *link = &l->link;
+	struct rdma_connection *conn = &l->conn;
 	struct ibv_cq *cq;
 	void *unused;
 
 	while (ibv_get_cq_event(l->out.channel, &cq, &unused) == 0) {
 		unsigned int *unacked =
-			cq == link->send_cq ? &link->unacked_send : &link->unacked_recv;
+			cq == conn->send_cq ? &conn->unacked_send : &conn->unacked_recv;
 
 		if (++*unacked < ACK_EVENTS)
 			continue;
@@ -213,9 +213,9 @@ int rdma_lane_fence_wait(struct lane *lane, uint32_t epoch, uint64_t deadline)
 /* ---- the end --------------------------------------------------------------------------------- */
 
 /*
- * The last requests may have asked for no completion, and if they were done before the link broke
- * there will be none. What is posted to a broken link is flushed with one, in turn; the queue has a
- * place that is kept for it.
+ * The last requests may have asked for no completion, and if they were done before the connection
+ * broke there will be none. What is posted to a broken connection is flushed with one, in turn; the
+ * queue has a place that is kept for it.
  */
 static int post_marker(struct rdma_lane *l)
 {
@@ -228,7 +228,7 @@ static int post_marker(struct rdma_lane *l)
 
 	l->out.chain.count = 0;
 	l->out.chain.bytes = 0;
-	if (ibv_post_send(l->link.id->qp, &wr, &bad) != 0)
+	if (ibv_post_send(l->conn.id->qp, &wr, &bad) != 0)
 		return -EIO;
 	l->out.posted++;
 	return 0;
@@ -244,7 +244,7 @@ void lane_drain(struct rdma_lane *l)
 	while (l->out.done < l->out.posted && vmferry_now() < until) {
 		struct ibv_wc wc;
 
-		if (ibv_poll_cq(l->link.send_cq, 1, &wc) > 0)
+		if (ibv_poll_cq(l->conn.send_cq, 1, &wc) > 0)
 			l->out.done = wc.wr_id;
 		else
 			nanosleep(&nap, NULL);

@@ -41,37 +41,37 @@ static bool uses(struct rdma_session *session, const struct ibv_context *context
 /* By comparing pointers alone: others in the process may have queues on this device too. */
 static bool owns_qp(struct rdma_session *session, const struct ibv_qp *qp)
 {
-	for (unsigned int i = 0; i < rdma_link_count(session); i++) {
-		struct rdma_link *link = rdma_link_of(session, i);
+	for (unsigned int i = 0; i < rdma_connection_count(session); i++) {
+		struct rdma_connection *conn = rdma_connection_of(session, i);
 
-		if (link != NULL && link->id->qp == qp)
-			return !rdma_link_revoked(session, i);
+		if (conn != NULL && conn->id->qp == qp)
+			return !rdma_connection_revoked(session, i);
 	}
 	return false;
 }
 
 static bool owns_cq(struct rdma_session *session, const struct ibv_cq *cq)
 {
-	for (unsigned int i = 0; i < rdma_link_count(session); i++) {
-		struct rdma_link *link = rdma_link_of(session, i);
+	for (unsigned int i = 0; i < rdma_connection_count(session); i++) {
+		struct rdma_connection *conn = rdma_connection_of(session, i);
 
-		if (link != NULL && (link->send_cq == cq || link->recv_cq == cq))
+		if (conn != NULL && (conn->send_cq == cq || conn->recv_cq == cq))
 			return true;
 	}
 	return false;
 }
 
-/* Whether the event tells that a port of one of the session's links went down or is up again. */
+/* Whether a port of one of the session's connections went down or is up again. */
 static bool has_port(struct rdma_session *session, const struct ibv_context *context,
 		     const struct ibv_async_event *event)
 {
 	if (event->event_type != IBV_EVENT_PORT_ERR && event->event_type != IBV_EVENT_PORT_ACTIVE)
 		return false;
-	for (unsigned int i = 0; i < rdma_link_count(session); i++) {
-		const struct rdma_link *link = rdma_link_of(session, i);
+	for (unsigned int i = 0; i < rdma_connection_count(session); i++) {
+		const struct rdma_connection *conn = rdma_connection_of(session, i);
 
-		if (link != NULL && link->id->verbs == context &&
-		    link->id->port_num == event->element.port_num)
+		if (conn != NULL && conn->id->verbs == context &&
+		    conn->id->port_num == event->element.port_num)
 			return true;
 	}
 	return false;

@@ -217,8 +217,8 @@ static unsigned int rail_of(const struct lane_door *door, const struct rdma_cm_i
 	return i;
 }
 
-static int accept_link(struct rdma_session *session, const struct hello_lane *hello,
-		       struct rdma_cm_id *id)
+static int accept_connection(struct rdma_session *session, const struct hello_lane *hello,
+			     struct rdma_cm_id *id)
 {
 	if (hello->number == LANE_MAILBOX)
 		return rdma_mailbox_accept(session, id);
@@ -252,7 +252,7 @@ static void reject(struct rdma_cm_id *id, const char *why)
 	rdma_reject(id, why, (uint8_t)(strlen(why) + 1));
 }
 
-/* The identifier is the link's if this is 0, else it has to be destroyed. */
+/* The identifier is the connection's if this is 0, else it has to be destroyed. */
 static int handle_request(struct lane_door *door, const struct rdma_cm_event *event,
 			  const struct door_guard *guard)
 {
@@ -271,29 +271,29 @@ static int handle_request(struct lane_door *door, const struct rdma_cm_event *ev
 		reject(event->id, why);
 		return -EACCES;
 	}
-	ret = accept_link(rdma_session_of(session), &hello, event->id);
+	ret = accept_connection(rdma_session_of(session), &hello, event->id);
 	if (ret < 0)
 		reject(event->id, "the destination cannot make a connection of it");
 	return ret;
 }
 
-static unsigned int access_for(const struct rdma_link *link)
+static unsigned int access_for(const struct rdma_connection *conn)
 {
-	return link == rdma_mailbox_link(link->rail->session) ? 0 : IBV_ACCESS_REMOTE_WRITE;
+	return conn == rdma_mailbox_connection(conn->rail->session) ? 0 : IBV_ACCESS_REMOTE_WRITE;
 }
 
 /*
  * Of a connection that was let in. The event is acknowledged by then: moving its identifier to
  * another channel waits for that.
  */
-static void handle_link(struct rdma_link *link, enum rdma_cm_event_type type,
-			const struct door_guard *guard)
+static void handle_connection(struct rdma_connection *conn, enum rdma_cm_event_type type,
+			      const struct door_guard *guard)
 {
-	struct vmferry_session *session = link->rail->session->session;
+	struct vmferry_session *session = conn->rail->session->session;
 
 	if (type != RDMA_CM_EVENT_ESTABLISHED)
 		guard->failed(guard->ctx, session, rdma_event_str(type));
-	else if (rdma_link_settle(link, access_for(link)) < 0)
+	else if (rdma_connection_settle(conn, access_for(conn)) < 0)
 		guard->failed(guard->ctx, session, "an RDMA connection cannot be set up");
 	else
 		guard->joined(guard->ctx, session);
@@ -321,5 +321,5 @@ void rdma_door_event(struct lane_door *door, const struct door_guard *guard)
 	else if (id->context == NULL)
 		log_warn("door: %s at an address that lanes arrive at", rdma_event_str(type));
 	else if (type != RDMA_CM_EVENT_TIMEWAIT_EXIT)
-		handle_link(id->context, type, guard);
+		handle_connection(id->context, type, guard);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where the destination's links arrive: the functions of rdma_ops with these names, see
+ * Where the destination's connections arrive: the functions of rdma_ops with these names, see
  * transport/ops.h.
  */
 #ifndef RDMA_DOOR_H

@@ -47,12 +47,12 @@ static const char *remedy(enum ibv_wc_status status)
 }
 
 /* "lane 3" but only "mailbox": of that there is one. */
-static int fail(struct vmferry_session *session, int error, const char *link, unsigned int number,
+static int fail(struct vmferry_session *session, int error, const char *part, unsigned int number,
 		const char *what)
 {
 	if (number == LANE_MAILBOX)
-		return session_fail(session, error, "%s: %s", link, what);
-	return session_fail(session, error, "%s %u: %s", link, number, what);
+		return session_fail(session, error, "%s: %s", part, what);
+	return session_fail(session, error, "%s %u: %s", part, number, what);
 }
 
 /*
@@ -70,7 +70,7 @@ static int note_flush(struct rdma_session *session, unsigned int number)
 	return -ECONNRESET;
 }
 
-int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
+int rdma_wc_failed(struct vmferry_session *session, const char *part, unsigned int number,
 		   const struct ibv_wc *wc)
 {
 	int error = status_error(wc->status);
@@ -83,5 +83,5 @@ int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned i
 		return note_flush(rdma_session_of(session), number);
 	snprintf(what, sizeof(what), "%s (vendor error 0x%x, queue pair 0x%x): %s",
 		 ibv_wc_status_str(wc->status), wc->vendor_err, wc->qp_num, remedy(wc->status));
-	return fail(session, error, link, number, what);
+	return fail(session, error, part, number, what);
 }

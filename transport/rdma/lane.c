@@ -20,7 +20,7 @@
 
 static void lane_free(struct rdma_lane *l)
 {
-	rdma_link_close(&l->link);
+	rdma_connection_close(&l->conn);
 	if (l->out.channel != NULL)
 		ibv_destroy_comp_channel(l->out.channel);
 	free(l->out.given_at);
@@ -58,7 +58,7 @@ int lane_broken(struct rdma_lane *l, const char *what, int error)
 		return -ECONNRESET;
 	return session_fail(l->lane.session, -EIO,
 			    "lane %u: %s: %s: see the kernel's log for device %s", l->lane.number,
-			    what, strerror(error), l->link.rail->name);
+			    what, strerror(error), l->conn.rail->name);
 }
 
 static int post_receives(struct rdma_lane *l, unsigned int count)
@@ -66,8 +66,8 @@ static int post_receives(struct rdma_lane *l, unsigned int count)
 	struct ibv_recv_wr wr = {0};
 	struct ibv_recv_wr *bad;
 
-	for (; l->receives < count && l->receives < l->link.recv_depth; l->receives++) {
-		int error = ibv_post_recv(l->link.id->qp, &wr, &bad);
+	for (; l->receives < count && l->receives < l->conn.recv_depth; l->receives++) {
+		int error = ibv_post_recv(l->conn.id->qp, &wr, &bad);
 
 		if (error != 0)
 			return -error;
@@ -86,8 +86,8 @@ static int too_small(const struct rdma_lane *l)
 {
 	log_error(
 		"session %s: lane %u: device %s has queues of %u and %u requests: a lane needs %d and %d",
-		l->lane.session->name, l->lane.number, l->link.rail->name, l->link.send_depth,
-		l->link.recv_depth, SEND_DEPTH_MIN, LANE_FENCES);
+		l->lane.session->name, l->lane.number, l->conn.rail->name, l->conn.send_depth,
+		l->conn.recv_depth, SEND_DEPTH_MIN, LANE_FENCES);
 	return -EOPNOTSUPP;
 }
 
@@ -114,20 +114,20 @@ static int shape_source(void *ctx, const struct rdma_rail *rail, struct rdma_sha
 	return 0;
 }
 
-static int prepare_source(void *ctx, struct rdma_link *link)
+static int prepare_source(void *ctx, struct rdma_connection *conn)
 {
 	struct rdma_lane *l = ctx;
 	struct lane_source *out = &l->out;
 	const struct vmferry_transport_options *options = &l->rdma->options;
 
-	if (link->send_depth < SEND_DEPTH_MIN || link->recv_depth < LANE_FENCES)
+	if (conn->send_depth < SEND_DEPTH_MIN || conn->recv_depth < LANE_FENCES)
 		return too_small(l);
-	out->given_at = calloc(link->send_depth, sizeof(*out->given_at));
+	out->given_at = calloc(conn->send_depth, sizeof(*out->given_at));
 	if (out->given_at == NULL)
 		return -ENOMEM;
-	out->depth = link->send_depth - 1;
+	out->depth = conn->send_depth - 1;
 	out->signal_every = between(out->depth / 4, 1, LANE_SIGNAL);
-	out->longest = between(link->rail->limits.max_message, 1, options->write_bytes);
+	out->longest = between(conn->rail->limits.max_message, 1, options->write_bytes);
 	out->window = options->window_bytes;
 	lane_chain_init(&out->chain);
 	return post_receives(l, LANE_ANSWER_RECVS);
@@ -136,14 +136,14 @@ static int prepare_source(void *ctx, struct rdma_link *link)
 int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *hello,
 		      uint64_t deadline, struct lane **lane)
 {
-	static const struct rdma_link_ops ops = {shape_source, prepare_source};
+	static const struct rdma_connection_ops ops = {shape_source, prepare_source};
 	struct rdma_session *s = rdma_session_of(session);
 	struct rdma_lane *l = NULL;
 	int ret = lane_new(s, hello->number, &l);
 
 	if (l == NULL)
 		return ret;
-	ret = rdma_link_connect(s, hello, deadline, &ops, l, &l->link);
+	ret = rdma_connection_connect(s, hello, deadline, &ops, l, &l->conn);
 	if (ret < 0) {
 		lane_free(l);
 		return ret;
@@ -165,13 +165,13 @@ static int shape_destination(void *ctx, const struct rdma_rail *rail, struct rdm
 	return 0;
 }
 
-static int prepare_destination(void *ctx, struct rdma_link *link)
+static int prepare_destination(void *ctx, struct rdma_connection *conn)
 {
 	struct rdma_lane *l = ctx;
 
-	if (link->send_depth < SEND_DEPTH_MIN || link->recv_depth < LANE_FENCES)
+	if (conn->send_depth < SEND_DEPTH_MIN || conn->recv_depth < LANE_FENCES)
 		return too_small(l);
-	l->in.depth = link->send_depth;
+	l->in.depth = conn->send_depth;
 	l->in.signal_every = between(l->in.depth / 2, 1, ANSWER_SIGNAL);
 	return post_receives(l, LANE_FENCE_RECVS);
 }
@@ -179,13 +179,13 @@ static int prepare_destination(void *ctx, struct rdma_link *link)
 int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct rdma_cm_id *id,
 		     struct lane **lane)
 {
-	static const struct rdma_link_ops ops = {shape_destination, prepare_destination};
+	static const struct rdma_connection_ops ops = {shape_destination, prepare_destination};
 	struct rdma_lane *l = NULL;
 	int ret = lane_new(session, number, &l);
 
 	if (l == NULL)
 		return ret;
-	ret = rdma_link_accept(session, lane_rail(session, number), id, &ops, l, &l->link);
+	ret = rdma_connection_accept(session, lane_rail(session, number), id, &ops, l, &l->conn);
 	if (ret < 0) {
 		lane_free(l);
 		return ret;
@@ -196,9 +196,9 @@ int rdma_lane_accept(struct rdma_session *session, unsigned int number, struct r
 
 /* ---- both ------------------------------------------------------------------------------------ */
 
-struct rdma_link *rdma_lane_link(struct lane *lane)
+struct rdma_connection *rdma_lane_connection(struct lane *lane)
 {
-	return &rdma_lane_of(lane)->link;
+	return &rdma_lane_of(lane)->conn;
 }
 
 /*
@@ -212,7 +212,7 @@ int rdma_lane_fd(const struct lane *lane)
 
 int rdma_lane_node(const struct lane *lane)
 {
-	return rdma_rail_node(((const struct rdma_lane *)(const void *)lane)->link.rail);
+	return rdma_rail_node(((const struct rdma_lane *)(const void *)lane)->conn.rail);
 }
 
 void rdma_lane_shutdown(struct lane *lane)
@@ -228,7 +228,7 @@ void rdma_lane_close(struct lane *lane)
 {
 	struct rdma_lane *l = rdma_lane_of(lane);
 
-	rdma_link_break(&l->link);
+	rdma_connection_break(&l->conn);
 	/*
 	 * The destination's requests and receives have no bytes: of them nothing need be waited
 	 * for.

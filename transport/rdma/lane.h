@@ -110,7 +110,7 @@ struct lane_arrivals {
 struct rdma_lane {
 	struct lane lane; /* first */
 	struct rdma_session *rdma;
-	struct rdma_link link;
+	struct rdma_connection conn;
 	unsigned int receives; /* that are posted */
 	int wake;	       /* readable once the lane is shut down */
 	struct lane_source out;
@@ -129,8 +129,8 @@ static inline unsigned int lane_rail(const struct rdma_session *session, unsigne
 }
 
 /*
- * The device has failed this lane: ends the session, unless it was revoked, when links may refuse
- * what they like.
+ * The device has failed this lane: ends the session, unless it was revoked, when connections may
+ * refuse what they like.
  */
 int lane_broken(struct rdma_lane *l, const char *what, int error);
 
@@ -192,8 +192,8 @@ int lane_reap(struct rdma_lane *l);
 int lane_await(struct rdma_lane *l, lane_condition met, uint64_t arg, uint64_t deadline);
 
 /*
- * The link is broken: takes in what is flushed until nothing is under way, or a second has passed.
- * Then the device touches none of the memory that requests were for.
+ * The connection is broken: takes in what is flushed until nothing is under way, or a second has
+ * passed. Then the device touches none of the memory that requests were for.
  */
 void lane_drain(struct rdma_lane *l);
 

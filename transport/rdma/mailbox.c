@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages over a link of their own, cut into fragments that the peer has receives posted for. A
- * fragment begins with
+ * Messages over a connection of their own, cut into fragments that the peer has receives posted
+ * for. A fragment begins with
  *
  *	u32 type, u32 length of the whole message, u32 length of this fragment,
  *	u16 credits given back, u16 nothing
@@ -53,7 +53,7 @@
 
 struct rdma_mailbox {
 	struct rdma_session *session;
-	struct rdma_link link;
+	struct rdma_connection conn;
 	/*
 	 * SLOTS of SLOT_BYTES in each direction; page-aligned, and in no page with anything else.
 	 */
@@ -99,12 +99,12 @@ static int post_receive(struct rdma_mailbox *m, unsigned int slot)
 	struct ibv_recv_wr wr = {.wr_id = slot, .sg_list = &sge, .num_sge = 1};
 	struct ibv_recv_wr *bad;
 
-	return -ibv_post_recv(m->link.id->qp, &wr, &bad);
+	return -ibv_post_recv(m->conn.id->qp, &wr, &bad);
 }
 
 static int register_slots(struct rdma_mailbox *m)
 {
-	struct ibv_pd *pd = m->link.rail->pd;
+	struct ibv_pd *pd = m->conn.rail->pd;
 
 	m->receives_mr = ibv_reg_mr(pd, m->receives, ALL_BYTES, IBV_ACCESS_LOCAL_WRITE);
 	if (m->receives_mr != NULL)
@@ -125,13 +125,13 @@ static int shape(void *ctx, const struct rdma_rail *rail, struct rdma_shape *sha
 	return 0;
 }
 
-static int prepare(void *ctx, struct rdma_link *link)
+static int prepare(void *ctx, struct rdma_connection *conn)
 {
 	struct rdma_mailbox *m = ctx;
 	int ret;
 
 	/* The peer counts on all of them. */
-	if (link->send_depth < SLOTS || link->recv_depth < SLOTS)
+	if (conn->send_depth < SLOTS || conn->recv_depth < SLOTS)
 		return -EOPNOTSUPP;
 	ret = register_slots(m);
 	for (unsigned int i = 0; ret == 0 && i < SLOTS; i++)
@@ -143,7 +143,7 @@ static int prepare(void *ctx, struct rdma_link *link)
 
 static void mailbox_free(struct rdma_mailbox *m)
 {
-	rdma_link_close(&m->link);
+	rdma_connection_close(&m->conn);
 	if (m->receives_mr != NULL)
 		ibv_dereg_mr(m->receives_mr);
 	if (m->sends_mr != NULL)
@@ -180,7 +180,7 @@ static int mailbox_new(struct rdma_session *session, struct rdma_mailbox **mailb
 	return 0;
 }
 
-static const struct rdma_link_ops link_ops = {.shape = shape, .prepare = prepare};
+static const struct rdma_connection_ops link_ops = {.shape = shape, .prepare = prepare};
 
 int rdma_mailbox_connect(struct rdma_session *session, const struct hello_lane *hello,
 			 uint64_t deadline)
@@ -190,7 +190,7 @@ int rdma_mailbox_connect(struct rdma_session *session, const struct hello_lane *
 
 	if (ret < 0)
 		return ret;
-	ret = rdma_link_connect(session, hello, deadline, &link_ops, m, &m->link);
+	ret = rdma_connection_connect(session, hello, deadline, &link_ops, m, &m->conn);
 	if (ret < 0)
 		mailbox_free(m);
 	else
@@ -206,7 +206,7 @@ int rdma_mailbox_accept(struct rdma_session *session, struct rdma_cm_id *id)
 	if (ret < 0)
 		return ret;
 	/* Beside lane 0, as the source has it. */
-	ret = rdma_link_accept(session, 0, id, &link_ops, m, &m->link);
+	ret = rdma_connection_accept(session, 0, id, &link_ops, m, &m->conn);
 	if (ret < 0)
 		mailbox_free(m);
 	else
@@ -214,9 +214,9 @@ int rdma_mailbox_accept(struct rdma_session *session, struct rdma_cm_id *id)
 	return ret;
 }
 
-struct rdma_link *rdma_mailbox_link(struct rdma_session *session)
+struct rdma_connection *rdma_mailbox_connection(struct rdma_session *session)
 {
-	return session->mailbox == NULL ? NULL : &session->mailbox->link;
+	return session->mailbox == NULL ? NULL : &session->mailbox->conn;
 }
 
 void rdma_mailbox_free(struct rdma_session *session)
@@ -270,7 +270,7 @@ static int post(struct rdma_mailbox *m, const struct fragment *f, bool last)
 	wire_put_u16(slot + 14, 0);
 	if (f->length > 0)
 		memcpy(slot + HEADER, f->data, f->length);
-	if (sge.length <= m->link.inline_bytes)
+	if (sge.length <= m->conn.inline_bytes)
 		wr.send_flags |= IBV_SEND_INLINE;
 	/* The last one of a message too: that is what draining waits for. */
 	if (last || m->posted % SIGNAL_EVERY == SIGNAL_EVERY - 1)
@@ -280,7 +280,7 @@ static int post(struct rdma_mailbox *m, const struct fragment *f, bool last)
 	m->owed = 0;
 	if (last)
 		m->last_message = m->posted;
-	return -ibv_post_send(m->link.id->qp, &wr, &bad);
+	return -ibv_post_send(m->conn.id->qp, &wr, &bad);
 }
 
 static int post_failed(struct rdma_mailbox *m, int error, const char *what)
@@ -566,8 +566,8 @@ static void give_back(struct rdma_mailbox *m)
 int rdma_mailbox_poll(struct rdma_session *session)
 {
 	struct rdma_mailbox *m = session->mailbox;
-	bool came = poll_queue(m, m->link.recv_cq, arrived);
-	bool went = poll_queue(m, m->link.send_cq, sent);
+	bool came = poll_queue(m, m->conn.recv_cq, arrived);
+	bool went = poll_queue(m, m->conn.send_cq, sent);
 
 	/* Only what came makes more owed, and only what came or went makes room. */
 	if (came || went)

@@ -117,8 +117,8 @@ static int allow_reads(const struct vmferry_memory *memory)
 	if (session->is_source || (memory->access & VMFERRY_ACCESS_REMOTE_READ) == 0)
 		return 0;
 	for (unsigned int i = 0; ret == 0 && i < session->lane_count; i++)
-		ret = rdma_link_allow(rdma_lane_link(session->lanes[i]),
-				      IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ);
+		ret = rdma_connection_allow(rdma_lane_connection(session->lanes[i]),
+					    IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ);
 	return ret;
 }
 

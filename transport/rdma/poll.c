@@ -31,19 +31,19 @@ void rdma_spin(uint64_t now)
 #endif
 }
 
-unsigned int rdma_link_count(const struct rdma_session *session)
+unsigned int rdma_connection_count(const struct rdma_session *session)
 {
 	return session->session->lane_count + 1;
 }
 
-struct rdma_link *rdma_link_of(struct rdma_session *session, unsigned int index)
+struct rdma_connection *rdma_connection_of(struct rdma_session *session, unsigned int index)
 {
 	if (index == session->session->lane_count)
-		return rdma_mailbox_link(session);
-	return rdma_lane_link(session->session->lanes[index]);
+		return rdma_mailbox_connection(session);
+	return rdma_lane_connection(session->session->lanes[index]);
 }
 
-bool rdma_link_revoked(struct rdma_session *session, unsigned int index)
+bool rdma_connection_revoked(struct rdma_session *session, unsigned int index)
 {
 	return index != session->session->lane_count && atomic_load(&session->session->revoked);
 }
@@ -98,14 +98,15 @@ static int arm(struct rdma_session *session)
 {
 	int error = 0;
 
-	for (unsigned int i = 0; error == 0 && i < rdma_link_count(session); i++) {
-		struct rdma_link *link = is_polled(session, i) ? rdma_link_of(session, i) : NULL;
+	for (unsigned int i = 0; error == 0 && i < rdma_connection_count(session); i++) {
+		struct rdma_connection *conn =
+			is_polled(session, i) ? rdma_connection_of(session, i) : NULL;
 
-		if (link == NULL)
+		if (conn == NULL)
 			continue;
-		error = ibv_req_notify_cq(link->recv_cq, 0);
+		error = ibv_req_notify_cq(conn->recv_cq, 0);
 		if (error == 0 && i == session->session->lane_count)
-			error = ibv_req_notify_cq(link->send_cq, 0);
+			error = ibv_req_notify_cq(conn->send_cq, 0);
 	}
 	return -error;
 }

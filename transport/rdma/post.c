@@ -70,7 +70,7 @@ static void count_requests(struct rdma_lane *l)
 		wr->wr_id = ++out->posted;
 		if (wr->opcode == IBV_WR_RDMA_WRITE)
 			out->given += wr->sg_list->length;
-		out->given_at[out->posted % l->link.send_depth] = out->given;
+		out->given_at[out->posted % l->conn.send_depth] = out->given;
 		if (must_signal(out))
 			wr->send_flags |= IBV_SEND_SIGNALED;
 		if ((wr->send_flags & IBV_SEND_SIGNALED) == 0)
@@ -98,7 +98,7 @@ int lane_ring(struct rdma_lane *l)
 	count_requests(l);
 	last = &chain->wr[chain->count - 1];
 	last->next = NULL;
-	error = ibv_post_send(l->link.id->qp, chain->wr, &bad);
+	error = ibv_post_send(l->conn.id->qp, chain->wr, &bad);
 	last->next = chain->count < LANE_CHAIN ? last + 1 : NULL;
 	chain->count = 0;
 	chain->bytes = 0;
@@ -150,7 +150,7 @@ static int stage_piece(struct rdma_lane *l, struct vmferry_write *w, uint64_t de
 	uint64_t end;
 	uint64_t n;
 	/* It changes nothing that the caller could see. */
-	int ret = rdma_local_key((struct vmferry_memory *)w->memory, l->link.rail, w->offset, &key,
+	int ret = rdma_local_key((struct vmferry_memory *)w->memory, l->conn.rail, w->offset, &key,
 				 &end);
 
 	if (ret == 0)

@@ -165,7 +165,7 @@ static void drain(struct vmferry_session *session)
 	rdma_mailbox_drain(r, vmferry_now() + DRAIN_NS);
 	/* If it does not get through, the peer will only be surprised. */
 	session_send_control(session, RDMA_CONTROL_BYE, NULL, 0, vmferry_now() + BYE_NS);
-	/* The end of the links goes another way, and would overtake what was said last. */
+	/* The end of the connections goes another way, and would overtake what was said last. */
 	socket_drain(session->control.fd, vmferry_now() + LAST_WORDS_NS);
 }
 
@@ -185,7 +185,7 @@ static int revoke(struct vmferry_session *session)
 	int ret = 0;
 
 	for (unsigned int i = 0; i < session->lane_count; i++) {
-		int error = rdma_link_break(rdma_lane_link(session->lanes[i]));
+		int error = rdma_connection_break(rdma_lane_connection(session->lanes[i]));
 
 		if (error == 0)
 			continue;

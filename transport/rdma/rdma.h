@@ -3,21 +3,24 @@
  * Lanes over RDMA: reliable-connected queue pairs of rdma_cm. The source writes from guest memory
  * into guest memory; the destination's CPU only hears of fences and messages.
  *
- *   link.c a queue pair with its completion queues and its CM identifier: connecting, accepting,
- *   taking down rail.c       a device as one session uses it: protection domain, limits, NUMA node
- *   door.c       where the destination's links arrive
- *   lane.c the source's half of a lane: posting, credits, completions; arrive.c: the destination's
- *   half memory.c chunks of registered memory; registrar.c: the threads that pin them; keys.c: the
- *   destination's keys at the source mailbox.c messages over a link of their own, with receive
- *   credits service.c a session's thread: control connection, CM events, heartbeat, and completions
- *   that somebody sleeps for
+ *   connection.c  a queue pair with its completion queues and its CM identifier
+ *   rail.c        a device as one session uses it: protection domain, limits, NUMA node
+ *   door.c        where the destination's connections arrive
+ *   lane.c        the source's half of a lane: posting, credits, completions
+ *   arrive.c      the destination's half
+ *   memory.c      chunks of registered memory
+ *   registrar.c   the threads that pin them
+ *   keys.c        the destination's keys at the source
+ *   mailbox.c     messages over a connection of their own, with receive credits
+ *   service.c     a session's thread: control connection, CM events, heartbeat, and completions
+ *                 that somebody sleeps for
  *
  * THREADS  A lane of the source belongs to the thread that uses it. Everything that polls for the
  *          destination's lanes and for either side's mailbox happens in rdma_poll(), under
  *          rdma_session.poll_lock: by the service thread when a completion event wakes it, and by
  *          whoever waits while it is busy polled.
- * ERRORS   The first failure of any link ends the session by session_fail(); completions flushed
- *          after it are only counted.
+ * ERRORS   The first failure of any connection ends the session by session_fail(); completions
+ *          flushed after it are only counted.
  */
 #ifndef RDMA_RDMA_H
 #define RDMA_RDMA_H
@@ -51,7 +54,7 @@ struct rdma_rail {
 	unsigned int index; /* in rdma_session.rails */
 	struct ibv_context
 		*context; /* librdmacm's; lives as long as any identifier of the device */
-	/* of a link that is closed: keeps the context for what is left of the rail */
+	/* of a connection that is closed: keeps the context for what is left of the rail */
 	struct rdma_cm_id *context_ref;
 	struct rdma_event_channel *context_ref_events;
 	struct ibv_pd *pd;
@@ -62,7 +65,7 @@ struct rdma_rail {
 	char name[IBV_SYSFS_NAME_MAX];
 };
 
-/* What a link is made with. Queues whose channel is NULL cannot be slept for. */
+/* What a connection is made with. Queues whose channel is NULL cannot be slept for. */
 struct rdma_shape {
 	uint32_t send_depth;
 	uint32_t recv_depth;
@@ -71,7 +74,7 @@ struct rdma_shape {
 	struct ibv_comp_channel *recv_channel;
 };
 
-struct rdma_link {
+struct rdma_connection {
 	struct rdma_rail *rail;
 	struct rdma_cm_id *id;		   /* owned, with its queue pair */
 	struct rdma_event_channel *events; /* owned: of this identifier alone; does not block */
@@ -127,7 +130,7 @@ int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct i
 void rdma_rails_free(struct rdma_session *session);
 
 /*
- * Takes the identifier, and its channel if it has one of its own, of a link whose queues are
+ * Takes the identifier, and its channel if it has one of its own, of a connection whose queues are
  * destroyed: it ends with the rail at the latest.
  */
 void rdma_rail_retire(struct rdma_rail *rail, struct rdma_cm_id *id,
@@ -151,7 +154,7 @@ static inline bool rdma_has_odp(const struct ibv_odp_caps *caps)
 	       (caps->per_transport_caps.rc_odp_caps & IBV_ODP_SUPPORT_WRITE) != 0;
 }
 
-/* ---- link.c ---------------------------------------------------------------------------------- */
+/* ---- connection.c ---------------------------------------------------------------------------- */
 
 /* Private data of a connection request: all of the 56 bytes that there are. */
 #define RDMA_HELLO_BYTES 56
@@ -163,51 +166,52 @@ int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *
  * the peer can send, @prepare is called to post receives. The shape's channels are chosen by
  * @prepare's owner through @shape(), because the rail is known only then.
  */
-struct rdma_link_ops {
+struct rdma_connection_ops {
 	int (*shape)(void *ctx, const struct rdma_rail *rail, struct rdma_shape *shape);
-	int (*prepare)(void *ctx, struct rdma_link *link);
+	int (*prepare)(void *ctx, struct rdma_connection *conn);
 };
 
-int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hello,
-		      uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
-		      struct rdma_link *link);
+int rdma_connection_connect(struct rdma_session *session, const struct hello_lane *hello,
+			    uint64_t deadline, const struct rdma_connection_ops *ops, void *ctx,
+			    struct rdma_connection *conn);
 
 /*
  * Destination: makes a queue pair on @id, which asked for a connection, and answers; the rest comes
- * as a CM event. @id is the link's on success only, and its context is the link then.
+ * as a CM event. @id is the connection's on success only, and its context is the connection then.
  */
-int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struct rdma_cm_id *id,
-		     const struct rdma_link_ops *ops, void *ctx, struct rdma_link *link);
+int rdma_connection_accept(struct rdma_session *session, unsigned int door_rail,
+			   struct rdma_cm_id *id, const struct rdma_connection_ops *ops, void *ctx,
+			   struct rdma_connection *conn);
 
 /*
  * Established: timers that only now can be set, no more access than is needed; the identifier gets
  * a channel of its own.
  */
-int rdma_link_settle(struct rdma_link *link, unsigned int access);
+int rdma_connection_settle(struct rdma_connection *conn, unsigned int access);
 
 /*
- * Access of the peer to this side's memory over this link, IBV_ACCESS_REMOTE_*. Any time after
- * settling.
+ * Access of the peer to this side's memory over this connection, IBV_ACCESS_REMOTE_*. Any time
+ * after settling.
  */
-int rdma_link_allow(struct rdma_link *link, unsigned int access);
+int rdma_connection_allow(struct rdma_connection *conn, unsigned int access);
 
 /*
  * Ends all that is under way and all that comes: it is flushed. Any thread. An error when the
  * device refuses: then it goes on.
  */
-int rdma_link_break(struct rdma_link *link);
+int rdma_connection_break(struct rdma_connection *conn);
 
-/* Breaks the link if need be, and frees. Accepts a link that is all zero. */
-void rdma_link_close(struct rdma_link *link);
+/* Breaks the connection if need be, and frees. Accepts a connection that is all zero. */
+void rdma_connection_close(struct rdma_connection *conn);
 
-/* The CM's news of this link: 0, or the error that ends the session, with @what saying why. */
-int rdma_link_event(struct rdma_link *link, const char **what);
+/* The CM's news of it: 0, or the error that ends the session, with @what saying why. */
+int rdma_connection_event(struct rdma_connection *conn, const char **what);
 
 /* ---- lane.c, arrive.c ------------------------------------------------------------------------ */
 
 struct rdma_lane;
 
-struct rdma_link *rdma_lane_link(struct lane *lane);
+struct rdma_connection *rdma_lane_connection(struct lane *lane);
 int rdma_lane_connect(struct vmferry_session *session, const struct hello_lane *hello,
 		      uint64_t deadline, struct lane **lane);
 /* Destination: @id asked to be this lane. */
@@ -291,7 +295,7 @@ void rdma_keys_wake(struct rdma_session *session);
 int rdma_mailbox_connect(struct rdma_session *session, const struct hello_lane *hello,
 			 uint64_t deadline);
 int rdma_mailbox_accept(struct rdma_session *session, struct rdma_cm_id *id);
-struct rdma_link *rdma_mailbox_link(struct rdma_session *session);
+struct rdma_connection *rdma_mailbox_connection(struct rdma_session *session);
 int rdma_mailbox_send(struct vmferry_session *session, uint32_t type, const void *data,
 		      size_t length, uint64_t deadline);
 /* poll_lock held: takes in messages and completions; 1 if there was anything. */
@@ -329,7 +333,7 @@ static inline bool rdma_busy_polls(const struct rdma_session *session, uint64_t 
  * Ends the session with a completion's error. One that was only flushed does not end it at once: it
  * is noted in the session and counts as -ECONNRESET.
  */
-int rdma_wc_failed(struct vmferry_session *session, const char *link, unsigned int number,
+int rdma_wc_failed(struct vmferry_session *session, const char *part, unsigned int number,
 		   const struct ibv_wc *wc);
 
 #endif

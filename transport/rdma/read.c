@@ -38,7 +38,7 @@ static uint64_t under_way(const struct rdma_lane *l, uint64_t first)
  */
 static bool may_read(const struct rdma_lane *l, uint64_t first)
 {
-	return under_way(l, first) < l->link.rail->limits.max_reads_out &&
+	return under_way(l, first) < l->conn.rail->limits.max_reads_out &&
 	       l->out.chain.count < LANE_CHAIN && lane_has_room(l, 0);
 }
 
@@ -88,7 +88,7 @@ static int abandon(struct rdma_lane *l, const struct reading *r, int error)
 	error = session_fail(l->lane.session, error,
 			     "lane %u: what was read before 0x%llx does not come: %s",
 			     l->lane.number, (unsigned long long)r->address, strerror(-error));
-	rdma_link_break(&l->link);
+	rdma_connection_break(&l->conn);
 	lane_drain(l);
 	return error;
 }
@@ -96,7 +96,7 @@ static int abandon(struct rdma_lane *l, const struct reading *r, int error)
 static int read_region(struct rdma_lane *l, uint8_t *to, uint64_t address, uint64_t length,
 		       uint64_t deadline)
 {
-	struct ibv_mr *mr = ibv_reg_mr(l->link.rail->pd, to, length, IBV_ACCESS_LOCAL_WRITE);
+	struct ibv_mr *mr = ibv_reg_mr(l->conn.rail->pd, to, length, IBV_ACCESS_LOCAL_WRITE);
 	struct reading r = {.to = to, .address = address, .left = length, .first = l->out.posted};
 	int ret;
 
@@ -121,13 +121,13 @@ int rdma_lane_read(struct lane *lane, uint8_t *to, uint64_t address, uint64_t le
 		   uint64_t deadline)
 {
 	struct rdma_lane *l = rdma_lane_of(lane);
-	const struct rdma_limits *limits = &l->link.rail->limits;
+	const struct rdma_limits *limits = &l->conn.rail->limits;
 	int ret;
 
 	if (limits->max_reads_out == 0) {
 		log_error(
 			"session %s: lane %u: device %s cannot read remote memory: use --transport tcp",
-			lane->session->name, lane->number, l->link.rail->name);
+			lane->session->name, lane->number, l->conn.rail->name);
 		return -EOPNOTSUPP;
 	}
 	ret = lane_flush(l, deadline);

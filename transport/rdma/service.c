@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A session's thread. It reads the control connection, hears of links and devices, says and expects
- * that somebody is alive, and polls for completions when nobody else does. When the session is over
- * it does what is left: it hears what the peer had said before, and takes in the flushes that tell
- * lanes of their end, until it is stopped.
+ * A session's thread. It reads the control connection, hears of RDMA connections and devices, says
+ * and expects that somebody is alive, and polls for completions when nobody else does. When the
+ * session is over it does what is left: it hears what the peer had said before, and takes in the
+ * flushes that tell lanes of their end, until it is stopped.
  *
  * THREADS  What is in struct rdma_service belongs to the thread, but for what is marked. Receiving
- *          from the control connection and events of links and completion channels are the thread's
- *          alone; the device's events are everybody's, see device_events.c.
+ *          from the control connection and events of RDMA connections and completion channels are
+ *          the thread's alone; the device's events are everybody's, see device_events.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -51,8 +51,8 @@
 enum watch {
 	WATCH_WAKE,
 	WATCH_CONTROL,
-	WATCH_LINK,  /* and its index, see rdma_link_of() */
-	WATCH_ASYNC, /* of the rail of that index */
+	WATCH_CONNECTION, /* and its index, see rdma_connection_of() */
+	WATCH_ASYNC,	  /* of the rail of that index */
 	WATCH_COMPLETIONS,
 };
 
@@ -109,13 +109,13 @@ static void take_completions(struct rdma_service *s, const struct rdma_rail *rai
 	void *ctx;
 
 	while (ibv_get_cq_event(rail->channel, &cq, &ctx) == 0) {
-		struct rdma_link *link = ctx;
+		struct rdma_connection *conn = ctx;
 
-		/* Acknowledging takes a lock, and can wait until the link is closed. */
-		if (cq == link->send_cq)
-			link->unacked_send++;
+		/* Acknowledging takes a lock, and can wait until the connection is closed. */
+		if (cq == conn->send_cq)
+			conn->unacked_send++;
 		else
-			link->unacked_recv++;
+			conn->unacked_recv++;
 		s->armed = false;
 	}
 }
@@ -280,14 +280,14 @@ static void judge_flushes(struct rdma_service *s, uint64_t now)
 						: "the source has lost it, or was refused");
 }
 
-/* ---- links and devices ----------------------------------------------------------------------- */
+/* ---- connections and devices ----------------------------------------------------------------- */
 
-static void take_link_event(struct rdma_service *s, unsigned int index)
+static void take_connection_event(struct rdma_service *s, unsigned int index)
 {
 	const char *what = "";
-	int ret = rdma_link_event(rdma_link_of(s->session, index), &what);
+	int ret = rdma_connection_event(rdma_connection_of(s->session, index), &what);
 
-	if (ret == 0 || rdma_link_revoked(s->session, index))
+	if (ret == 0 || rdma_connection_revoked(s->session, index))
 		return;
 	hear_out(s);
 	session_fail(session_of(s), ret, "%s", what);
@@ -318,8 +318,8 @@ static void attend(struct rdma_service *s, uint64_t which)
 	case WATCH_CONTROL:
 		take_control(s);
 		break;
-	case WATCH_LINK:
-		take_link_event(s, index);
+	case WATCH_CONNECTION:
+		take_connection_event(s, index);
 		break;
 	case WATCH_ASYNC:
 		rdma_take_device_events(s->session->rails[index]);
@@ -379,11 +379,11 @@ static int watch_all(struct rdma_service *s)
 
 	if (ret == 0)
 		ret = watch(s, session_of(s)->control.fd, tag(WATCH_CONTROL, 0));
-	for (unsigned int i = 0; ret == 0 && i < rdma_link_count(s->session); i++) {
-		const struct rdma_link *link = rdma_link_of(s->session, i);
+	for (unsigned int i = 0; ret == 0 && i < rdma_connection_count(s->session); i++) {
+		const struct rdma_connection *conn = rdma_connection_of(s->session, i);
 
-		if (link != NULL)
-			ret = watch(s, link->events->fd, tag(WATCH_LINK, i));
+		if (conn != NULL)
+			ret = watch(s, conn->events->fd, tag(WATCH_CONNECTION, i));
 	}
 	return ret == 0 ? watch_rails(s) : ret;
 }
@@ -438,11 +438,11 @@ static void finish(struct rdma_service *s)
 
 	s->over = true;
 	unwatch(s, session_of(s)->control.fd);
-	for (unsigned int i = 0; i < rdma_link_count(session); i++) {
-		const struct rdma_link *link = rdma_link_of(session, i);
+	for (unsigned int i = 0; i < rdma_connection_count(session); i++) {
+		const struct rdma_connection *conn = rdma_connection_of(session, i);
 
-		if (link != NULL)
-			unwatch(s, link->events->fd);
+		if (conn != NULL)
+			unwatch(s, conn->events->fd);
 	}
 	for (unsigned int i = 0; i < session->rail_count; i++) {
 		if (session->rails[i] == NULL)

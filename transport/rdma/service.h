@@ -7,11 +7,14 @@
 
 /* ---- poll.c ---------------------------------------------------------------------------------- */
 
-/* A session's links: lanes by their numbers, then the mailbox, NULL in a session without lanes. */
-unsigned int rdma_link_count(const struct rdma_session *session);
-struct rdma_link *rdma_link_of(struct rdma_session *session, unsigned int index);
+/*
+ * A session's connections: lanes by their numbers, then the mailbox, NULL in a session without
+ * lanes.
+ */
+unsigned int rdma_connection_count(const struct rdma_session *session);
+struct rdma_connection *rdma_connection_of(struct rdma_session *session, unsigned int index);
 /* The peer may do with lanes as it likes once they are over. */
-bool rdma_link_revoked(struct rdma_session *session, unsigned int index);
+bool rdma_connection_revoked(struct rdma_session *session, unsigned int index);
 
 /* As rdma_poll(), but waits for the lock: whether there was anything, and so may be more. */
 bool rdma_poll_wait(struct rdma_session *session);

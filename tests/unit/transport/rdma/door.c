@@ -242,12 +242,12 @@ Test(door, destination_answers_rdma_without_lanes__eproto)
 
 /* ---- what a connection is made like ---------------------------------------------------------- */
 
-static struct ibv_qp_attr attributes(struct rdma_link *link)
+static struct ibv_qp_attr attributes(struct rdma_connection *conn)
 {
 	struct ibv_qp_init_attr init;
 	struct ibv_qp_attr attr = {0};
 
-	cr_assert_eq(ibv_query_qp(link->id->qp, &attr, IBV_QP_TIMEOUT, &init), 0);
+	cr_assert_eq(ibv_query_qp(conn->id->qp, &attr, IBV_QP_TIMEOUT, &init), 0);
 	return attr;
 }
 
@@ -255,9 +255,9 @@ static struct ibv_qp_attr attributes(struct rdma_link *link)
  * What the CM would choose is 2.1 s for each try, 0.65 s for a receiver that is not ready, and all
  * access that there is.
  */
-static void expect_made_right(struct rdma_link *link, unsigned int access)
+static void expect_made_right(struct rdma_connection *conn, unsigned int access)
 {
-	struct ibv_qp_attr attr = attributes(link);
+	struct ibv_qp_attr attr = attributes(conn);
 
 	cr_expect_eq(attr.qp_access_flags, access);
 	cr_expect_leq(attr.timeout, 14, "4.096 us << %u", attr.timeout);
@@ -275,12 +275,12 @@ Test(door, connected__timers_are_short_and_access_is_little)
 		     0);
 	cr_assert_eq(accept_end(&accepting), 0);
 	for (unsigned int i = 0; i < 2; i++) {
-		expect_made_right(rdma_lane_link(source->lanes[i]), 0);
-		expect_made_right(rdma_lane_link(accepting.session->lanes[i]),
+		expect_made_right(rdma_lane_connection(source->lanes[i]), 0);
+		expect_made_right(rdma_lane_connection(accepting.session->lanes[i]),
 				  IBV_ACCESS_REMOTE_WRITE);
 	}
-	expect_made_right(rdma_mailbox_link(rdma_session_of(source)), 0);
-	expect_made_right(rdma_mailbox_link(rdma_session_of(accepting.session)), 0);
+	expect_made_right(rdma_mailbox_connection(rdma_session_of(source)), 0);
+	expect_made_right(rdma_mailbox_connection(rdma_session_of(accepting.session)), 0);
 	vmferry_session_close(&source);
 }
 

@@ -667,7 +667,7 @@ Test(rdma_lane, read_without_permission__eacces)
 Test(rdma_lane, read_flushed__econnreset_and_never_success)
 {
 	setup_reading(1);
-	rdma_link_break(rdma_lane_link(pair.source->lanes[0]));
+	rdma_connection_break(rdma_lane_connection(pair.source->lanes[0]));
 	cr_expect_eq(vmferry_lane_read(pair.source, 0, local, 0, ADDRESS, 4 << 20, PATIENT),
 		     -ECONNRESET);
 }

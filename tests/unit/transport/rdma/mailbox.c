@@ -343,7 +343,7 @@ Test(mailbox, long_messages_while_busy_polling__whole)
 Test(mailbox, device_loses_the_connection__econnreset)
 {
 	struct fake_match mailbox = {
-		.qp_num = rdma_mailbox_link(rdma_session_of(pair.source))->id->qp->qp_num};
+		.qp_num = rdma_mailbox_connection(rdma_session_of(pair.source))->id->qp->qp_num};
 	struct vmferry_message m;
 
 	fake_fail_wr(&mailbox, 1, IBV_WC_RETRY_EXC_ERR);
@@ -374,7 +374,7 @@ struct raw_fragment {
 /* Behind the source's back: its own counting is wrong after that. */
 static void post_raw(const struct raw_fragment *f)
 {
-	struct rdma_link *link = rdma_mailbox_link(rdma_session_of(pair.source));
+	struct rdma_connection *conn = rdma_mailbox_connection(rdma_session_of(pair.source));
 	uint8_t bytes[HEADER + 64] = {0};
 	struct ibv_sge sge = {.addr = (uintptr_t)bytes, .length = f->bytes};
 	struct ibv_send_wr *bad, wr = {
@@ -389,7 +389,7 @@ static void post_raw(const struct raw_fragment *f)
 	wire_put_u32(bytes + 8, f->length);
 	wire_put_u16(bytes + 12, f->credits);
 	wire_put_u16(bytes + 14, f->rest);
-	cr_assert_eq(ibv_post_send(link->id->qp, &wr, &bad), 0);
+	cr_assert_eq(ibv_post_send(conn->id->qp, &wr, &bad), 0);
 }
 
 static void refused(const struct raw_fragment *f, const char *why)

@@ -71,7 +71,7 @@ Test(placed, fence_answered__all_before_it)
 {
 	write_page(0);
 	fence(1);
-	fake_hold_acks(rdma_lane_link(pair.source->lanes[0])->id->qp->qp_num);
+	fake_hold_acks(rdma_lane_connection(pair.source->lanes[0])->id->qp->qp_num);
 	write_page(1);
 	fence(2);
 	cr_expect_eq(placed(), 2 * PAGE);

@@ -272,12 +272,12 @@ Test(service, fence_in_no_busy_polling__reached)
 
 static uint32_t mailbox_qp(struct vmferry_session *session)
 {
-	return rdma_mailbox_link(rdma_session_of(session))->id->qp->qp_num;
+	return rdma_mailbox_connection(rdma_session_of(session))->id->qp->qp_num;
 }
 
 static uint32_t lane_qp(struct vmferry_session *session, unsigned int lane)
 {
-	return rdma_lane_link(session->lanes[lane])->id->qp->qp_num;
+	return rdma_lane_connection(session->lanes[lane])->id->qp->qp_num;
 }
 
 Test(service, device_fails__all_sessions_over)
@@ -405,10 +405,10 @@ Test(service, queue_pair_fails__its_session_over_and_no_other)
 Test(service, flush_seen_before_its_cause__the_cause_is_the_reason)
 {
 	struct vmferry_session *s = pair.source;
-	struct rdma_link *link = rdma_lane_link(s->lanes[1]);
+	struct rdma_connection *conn = rdma_lane_connection(s->lanes[1]);
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 
-	cr_assert_eq(ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE), 0);
+	cr_assert_eq(ibv_modify_qp(conn->id->qp, &attr, IBV_QP_STATE), 0);
 	/* Flushed. Why is not known yet, which is not the lane's failure. */
 	cr_expect_eq(vmferry_lane_fence_wait(s, 1, 0, vmferry_now() + 10 * MS), -ETIMEDOUT);
 	fake_qp_fatal(lane_qp(s, 1));
@@ -419,10 +419,10 @@ Test(service, flush_seen_before_its_cause__the_cause_is_the_reason)
 Test(service, flush_without_a_cause__session_over)
 {
 	struct vmferry_session *s = pair.source;
-	struct rdma_link *link = rdma_lane_link(s->lanes[1]);
+	struct rdma_connection *conn = rdma_lane_connection(s->lanes[1]);
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 
-	cr_assert_eq(ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE), 0);
+	cr_assert_eq(ibv_modify_qp(conn->id->qp, &attr, IBV_QP_STATE), 0);
 	cr_expect_eq(vmferry_lane_fence_wait(s, 1, 0, PATIENT), -ECONNRESET);
 	expect_said("a lane was broken off");
 }
@@ -457,7 +457,7 @@ Test(service, device_refuses_to_revoke__eio_and_said)
 
 Test(service, revoked_when_it_is_broken_already__0_whatever_the_device_says)
 {
-	cr_assert_eq(rdma_link_break(rdma_lane_link(pair.destination->lanes[0])), 0);
+	cr_assert_eq(rdma_connection_break(rdma_lane_connection(pair.destination->lanes[0])), 0);
 	fake_fail_at(FAKE_MODIFY_QP, 1, EINVAL);
 	cr_expect_eq(vmferry_session_revoke(pair.destination), 0);
 }

@@ -78,28 +78,28 @@ static int channel_new(struct rdma_event_channel **channel)
 
 /* ---- queues ---------------------------------------------------------------------------------- */
 
-static struct ibv_cq *cq_new(struct rdma_link *link, uint32_t depth,
+static struct ibv_cq *cq_new(struct rdma_connection *conn, uint32_t depth,
 			     struct ibv_comp_channel *channel)
 {
 	/*
 	 * One for every request, signalled or not: each may fail. One more, so that a full queue is
 	 * not an overrun.
 	 */
-	return ibv_create_cq(link->rail->context, (int)depth + 1, link, channel, 0);
+	return ibv_create_cq(conn->rail->context, (int)depth + 1, conn, channel, 0);
 }
 
 /* Some devices have no room for what others have inline: ask for less until it works. */
-static int qp_new(struct rdma_link *link, const struct rdma_shape *shape)
+static int qp_new(struct rdma_connection *conn, const struct rdma_shape *shape)
 {
 	struct ibv_qp_init_attr attr = {
-		.qp_context = link,
-		.send_cq = link->send_cq,
-		.recv_cq = link->recv_cq,
+		.qp_context = conn,
+		.send_cq = conn->send_cq,
+		.recv_cq = conn->recv_cq,
 		.qp_type = IBV_QPT_RC,
 		.cap =
 			{
-				.max_send_wr = link->send_depth,
-				.max_recv_wr = link->recv_depth,
+				.max_send_wr = conn->send_depth,
+				.max_recv_wr = conn->recv_depth,
 				.max_send_sge = 1,
 				.max_recv_sge = 1,
 				.max_inline_data = shape->inline_bytes,
@@ -107,18 +107,18 @@ static int qp_new(struct rdma_link *link, const struct rdma_shape *shape)
 	};
 	struct ibv_qp_init_attr want = attr;
 
-	while (rdma_create_qp(link->id, link->rail->pd, &attr) != 0) {
+	while (rdma_create_qp(conn->id, conn->rail->pd, &attr) != 0) {
 		if (errno != EINVAL || want.cap.max_inline_data == 0)
 			return -errno;
 		want.cap.max_inline_data /= 2;
 		attr = want;
 	}
-	link->inline_bytes = attr.cap.max_inline_data;
+	conn->inline_bytes = attr.cap.max_inline_data;
 	/* Devices round up; what was asked for is what is counted on. */
-	if (attr.cap.max_send_wr < link->send_depth)
-		link->send_depth = attr.cap.max_send_wr;
-	if (attr.cap.max_recv_wr < link->recv_depth)
-		link->recv_depth = attr.cap.max_recv_wr;
+	if (attr.cap.max_send_wr < conn->send_depth)
+		conn->send_depth = attr.cap.max_send_wr;
+	if (attr.cap.max_recv_wr < conn->recv_depth)
+		conn->recv_depth = attr.cap.max_recv_wr;
 	return 0;
 }
 
@@ -127,48 +127,49 @@ static uint32_t at_most(uint32_t wish, uint32_t limit)
 	return wish < limit ? wish : limit;
 }
 
-static int build(struct rdma_link *link, unsigned int door_rail, const struct rdma_link_ops *ops,
-		 void *ctx, struct rdma_session *session)
+static int build(struct rdma_connection *conn, unsigned int door_rail,
+		 const struct rdma_connection_ops *ops, void *ctx, struct rdma_session *session)
 {
 	struct rdma_shape shape = {0};
 	uint32_t most;
 	int ret =
-		rdma_rail_get(session, door_rail, link->id->verbs, link->id->port_num, &link->rail);
+		rdma_rail_get(session, door_rail, conn->id->verbs, conn->id->port_num, &conn->rail);
 
 	if (ret < 0)
 		return because(session, ret, "the device cannot be used");
-	ret = ops->shape(ctx, link->rail, &shape);
+	ret = ops->shape(ctx, conn->rail, &shape);
 	if (ret < 0)
-		return because(session, ret, "device %s: no completion channel", link->rail->name);
-	most = at_most(link->rail->limits.max_wr, link->rail->limits.max_cqe - 1);
-	link->send_depth = at_most(shape.send_depth, most);
-	link->recv_depth = at_most(shape.recv_depth, most);
-	link->send_cq = cq_new(link, link->send_depth, shape.send_channel);
-	if (link->send_cq != NULL)
-		link->recv_cq = cq_new(link, link->recv_depth, shape.recv_channel);
-	if (link->recv_cq == NULL)
-		return because(session, -errno, "device %s: no completion queue", link->rail->name);
-	ret = qp_new(link, &shape);
+		return because(session, ret, "device %s: no completion channel", conn->rail->name);
+	most = at_most(conn->rail->limits.max_wr, conn->rail->limits.max_cqe - 1);
+	conn->send_depth = at_most(shape.send_depth, most);
+	conn->recv_depth = at_most(shape.recv_depth, most);
+	conn->send_cq = cq_new(conn, conn->send_depth, shape.send_channel);
+	if (conn->send_cq != NULL)
+		conn->recv_cq = cq_new(conn, conn->recv_depth, shape.recv_channel);
+	if (conn->recv_cq == NULL)
+		return because(session, -errno, "device %s: no completion queue", conn->rail->name);
+	ret = qp_new(conn, &shape);
 	if (ret < 0)
-		return because(session, ret, "device %s: no queue pair", link->rail->name);
-	ret = ops->prepare(ctx, link);
+		return because(session, ret, "device %s: no queue pair", conn->rail->name);
+	ret = ops->prepare(ctx, conn);
 	return ret < 0 ? because(session, ret, "device %s: receives cannot be posted",
-				 link->rail->name)
+				 conn->rail->name)
 		       : 0;
 }
 
 /* ---- connecting ------------------------------------------------------------------------------ */
 
-static int await_event(struct rdma_link *link, struct rdma_cm_event **event, uint64_t deadline)
+static int await_event(struct rdma_connection *conn, struct rdma_cm_event **event,
+		       uint64_t deadline)
 {
 	for (;;) {
 		int ret;
 
-		if (rdma_get_cm_event(link->events, event) == 0)
+		if (rdma_get_cm_event(conn->events, event) == 0)
 			return 0;
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
-		ret = socket_wait(link->events->fd, POLLIN, deadline);
+		ret = socket_wait(conn->events->fd, POLLIN, deadline);
 		if (ret < 0)
 			return ret;
 	}
@@ -213,11 +214,11 @@ static int unexpected(struct rdma_session *session, const struct rdma_cm_event *
 	}
 }
 
-static int await_step(struct rdma_session *session, struct rdma_link *link,
+static int await_step(struct rdma_session *session, struct rdma_connection *conn,
 		      enum rdma_cm_event_type expected, const char *step, uint64_t deadline)
 {
 	struct rdma_cm_event *event;
-	int ret = await_event(link, &event, deadline);
+	int ret = await_event(conn, &event, deadline);
 
 	if (ret < 0)
 		return because(session, ret, "%s", step);
@@ -248,29 +249,29 @@ static int set_options(struct rdma_cm_id *id, unsigned int tos)
 	return 0;
 }
 
-static int resolve(struct rdma_session *session, struct rdma_link *link, struct address *from,
+static int resolve(struct rdma_session *session, struct rdma_connection *conn, struct address *from,
 		   struct address *to, uint64_t deadline)
 {
 	struct sockaddr *source = from == NULL ? NULL : (struct sockaddr *)&from->storage;
 	int ret;
 
-	if (rdma_resolve_addr(link->id, source, (struct sockaddr *)&to->storage,
+	if (rdma_resolve_addr(conn->id, source, (struct sockaddr *)&to->storage,
 			      ms_until(deadline)) != 0)
 		return because(session, -errno, "no RDMA address here leads to the destination's");
-	ret = await_step(session, link, RDMA_CM_EVENT_ADDR_RESOLVED,
+	ret = await_step(session, conn, RDMA_CM_EVENT_ADDR_RESOLVED,
 			 "no RDMA address here leads to the destination's", deadline);
 	if (ret < 0)
 		return ret;
-	ret = set_options(link->id, session->options.tos);
+	ret = set_options(conn->id, session->options.tos);
 	if (ret < 0)
 		return because(session, ret, "timeout and type of service cannot be set");
-	if (rdma_resolve_route(link->id, ms_until(deadline)) != 0)
+	if (rdma_resolve_route(conn->id, ms_until(deadline)) != 0)
 		return because(session, -errno, "no route to the destination's RDMA address");
-	return await_step(session, link, RDMA_CM_EVENT_ROUTE_RESOLVED,
+	return await_step(session, conn, RDMA_CM_EVENT_ROUTE_RESOLVED,
 			  "no route to the destination's RDMA address", deadline);
 }
 
-static int request(struct rdma_session *session, struct rdma_link *link,
+static int request(struct rdma_session *session, struct rdma_connection *conn,
 		   const struct hello_lane *hello, uint64_t deadline)
 {
 	uint8_t bytes[RDMA_HELLO_BYTES];
@@ -278,60 +279,61 @@ static int request(struct rdma_session *session, struct rdma_link *link,
 		.private_data = bytes,
 		.private_data_len = sizeof(bytes),
 		/* Reading from the destination; it never reads from here. */
-		.initiator_depth = link->rail->limits.max_reads_out,
+		.initiator_depth = conn->rail->limits.max_reads_out,
 		.retry_count = RETRIES,
 		.rnr_retry_count = RNR_RETRIES,
 	};
 
 	rdma_hello_encode(hello, bytes);
-	if (rdma_connect(link->id, &param) != 0)
+	if (rdma_connect(conn->id, &param) != 0)
 		return because(session, -errno, "the connection cannot be asked for");
-	return await_step(session, link, RDMA_CM_EVENT_ESTABLISHED,
+	return await_step(session, conn, RDMA_CM_EVENT_ESTABLISHED,
 			  "no answer of the destination's RDMA port", deadline);
 }
 
 static int connect_steps(struct rdma_session *session, const struct hello_lane *hello,
-			 uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
-			 struct rdma_link *link)
+			 uint64_t deadline, const struct rdma_connection_ops *ops, void *ctx,
+			 struct rdma_connection *conn)
 {
 	unsigned int number = hello->number == LANE_MAILBOX ? 0 : hello->number;
 	unsigned int door_rail = number % session->door.rail_count;
 	struct address *from =
 		session->local_count == 0 ? NULL : &session->local[number % session->local_count];
 	uint64_t step = vmferry_now() + STEP_NS;
-	int ret = channel_new(&link->events);
+	int ret = channel_new(&conn->events);
 
 	if (ret < 0)
 		return because(session, ret, "no channel for the CM's events");
-	if (rdma_create_id(link->events, &link->id, link, RDMA_PS_TCP) != 0)
+	if (rdma_create_id(conn->events, &conn->id, conn, RDMA_PS_TCP) != 0)
 		return because(session, -errno, "the CM cannot be used");
-	ret = resolve(session, link, from, &session->door.rails[door_rail],
+	ret = resolve(session, conn, from, &session->door.rails[door_rail],
 		      step < deadline ? step : deadline);
 	if (ret == 0)
-		ret = build(link, door_rail, ops, ctx, session);
+		ret = build(conn, door_rail, ops, ctx, session);
 	if (ret == 0)
-		ret = request(session, link, hello, deadline);
+		ret = request(session, conn, hello, deadline);
 	if (ret < 0)
 		return ret;
-	ret = rdma_link_settle(link, 0);
+	ret = rdma_connection_settle(conn, 0);
 	return ret < 0 ? because(session, ret, "the connection cannot be set up") : 0;
 }
 
-int rdma_link_connect(struct rdma_session *session, const struct hello_lane *hello,
-		      uint64_t deadline, const struct rdma_link_ops *ops, void *ctx,
-		      struct rdma_link *link)
+int rdma_connection_connect(struct rdma_session *session, const struct hello_lane *hello,
+			    uint64_t deadline, const struct rdma_connection_ops *ops, void *ctx,
+			    struct rdma_connection *conn)
 {
 	int ret;
 
-	*link = (struct rdma_link){0};
-	ret = connect_steps(session, hello, deadline, ops, ctx, link);
+	*conn = (struct rdma_connection){0};
+	ret = connect_steps(session, hello, deadline, ops, ctx, conn);
 	if (ret < 0)
-		rdma_link_close(link);
+		rdma_connection_close(conn);
 	return ret;
 }
 
-int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struct rdma_cm_id *id,
-		     const struct rdma_link_ops *ops, void *ctx, struct rdma_link *link)
+int rdma_connection_accept(struct rdma_session *session, unsigned int door_rail,
+			   struct rdma_cm_id *id, const struct rdma_connection_ops *ops, void *ctx,
+			   struct rdma_connection *conn)
 {
 	struct rdma_conn_param param = {
 		/* As many reads as the source asked for and the device can; none the other way. */
@@ -340,13 +342,13 @@ int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struc
 	};
 	int ret;
 
-	*link = (struct rdma_link){.id = id};
-	id->context = link;
+	*conn = (struct rdma_connection){.id = id};
+	id->context = conn;
 	ret = set_options(id, session->options.tos);
 	if (ret < 0)
 		because(session, ret, "timeout and type of service cannot be set");
 	else
-		ret = build(link, door_rail, ops, ctx, session);
+		ret = build(conn, door_rail, ops, ctx, session);
 	if (ret == 0 && rdma_accept(id, &param) != 0)
 		ret = because(session, -errno, "the connection cannot be accepted");
 	if (ret == 0)
@@ -355,46 +357,46 @@ int rdma_link_accept(struct rdma_session *session, unsigned int door_rail, struc
 	if (id->qp != NULL)
 		rdma_destroy_qp(id);
 	id->context = NULL;
-	link->id = NULL;
-	rdma_link_close(link);
+	conn->id = NULL;
+	rdma_connection_close(conn);
 	return ret;
 }
 
 /* ---- connected ------------------------------------------------------------------------------- */
 
-int rdma_link_allow(struct rdma_link *link, unsigned int access)
+int rdma_connection_allow(struct rdma_connection *conn, unsigned int access)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS, .qp_access_flags = access};
-	int error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS);
+	int error = ibv_modify_qp(conn->id->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS);
 
 	if (error == 0)
 		return 0;
 	log_error("rail %s: access of a connection cannot be set: %s: report this with the name of "
 		  "the device",
-		  link->rail->name, strerror(error));
+		  conn->rail->name, strerror(error));
 	return -error;
 }
 
-int rdma_link_settle(struct rdma_link *link, unsigned int access)
+int rdma_connection_settle(struct rdma_connection *conn, unsigned int access)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS, .min_rnr_timer = RNR_TIMER};
-	int error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE | IBV_QP_MIN_RNR_TIMER);
+	int error = ibv_modify_qp(conn->id->qp, &attr, IBV_QP_STATE | IBV_QP_MIN_RNR_TIMER);
 	int ret;
 
 	/* It only matters should a receiver not be ready, which does not happen. */
 	if (error != 0)
-		log_debug("rail %s: the RNR timer cannot be set: %s", link->rail->name,
+		log_debug("rail %s: the RNR timer cannot be set: %s", conn->rail->name,
 			  strerror(error));
-	ret = rdma_link_allow(link, access);
-	if (ret < 0 || link->events != NULL)
+	ret = rdma_connection_allow(conn, access);
+	if (ret < 0 || conn->events != NULL)
 		return ret;
-	ret = channel_new(&link->events);
-	if (ret == 0 && rdma_migrate_id(link->id, link->events) != 0)
+	ret = channel_new(&conn->events);
+	if (ret == 0 && rdma_migrate_id(conn->id, conn->events) != 0)
 		ret = -errno;
 	if (ret < 0)
 		log_error(
 			"rail %s: no channel for the CM's events: %s: raise the limit of open files",
-			link->rail->name, strerror(-ret));
+			conn->rail->name, strerror(-ret));
 	return ret;
 }
 
@@ -415,12 +417,12 @@ static int judge_event(const struct rdma_cm_event *event, const char **what)
 	}
 }
 
-int rdma_link_event(struct rdma_link *link, const char **what)
+int rdma_connection_event(struct rdma_connection *conn, const char **what)
 {
 	struct rdma_cm_event *event;
 	int ret = 0;
 
-	while (ret == 0 && rdma_get_cm_event(link->events, &event) == 0) {
+	while (ret == 0 && rdma_get_cm_event(conn->events, &event) == 0) {
 		ret = judge_event(event, what);
 		rdma_ack_cm_event(event);
 	}
@@ -440,15 +442,15 @@ static bool is_broken(struct ibv_qp *qp)
 	return error == EIO || (error == 0 && attr.qp_state == IBV_QPS_ERR);
 }
 
-int rdma_link_break(struct rdma_link *link)
+int rdma_connection_break(struct rdma_connection *conn)
 {
 	struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 	int error;
 
-	if (link->id == NULL || link->id->qp == NULL)
+	if (conn->id == NULL || conn->id->qp == NULL)
 		return 0;
-	error = ibv_modify_qp(link->id->qp, &attr, IBV_QP_STATE);
-	return error == 0 || is_broken(link->id->qp) ? 0 : -error;
+	error = ibv_modify_qp(conn->id->qp, &attr, IBV_QP_STATE);
+	return error == 0 || is_broken(conn->id->qp) ? 0 : -error;
 }
 
 static void cq_free(struct ibv_cq *cq, unsigned int unacked)
@@ -462,24 +464,24 @@ static void cq_free(struct ibv_cq *cq, unsigned int unacked)
 }
 
 /* Nothing was made of its device yet. */
-static void link_abandon(struct rdma_link *link)
+static void connection_abandon(struct rdma_connection *conn)
 {
-	if (link->id != NULL)
-		rdma_destroy_id(link->id);
-	if (link->events != NULL)
-		rdma_destroy_event_channel(link->events);
+	if (conn->id != NULL)
+		rdma_destroy_id(conn->id);
+	if (conn->events != NULL)
+		rdma_destroy_event_channel(conn->events);
 }
 
-void rdma_link_close(struct rdma_link *link)
+void rdma_connection_close(struct rdma_connection *conn)
 {
-	rdma_link_break(link);
-	if (link->id != NULL && link->id->qp != NULL)
-		rdma_destroy_qp(link->id);
-	cq_free(link->recv_cq, link->unacked_recv);
-	cq_free(link->send_cq, link->unacked_send);
-	if (link->id != NULL && link->rail != NULL)
-		rdma_rail_retire(link->rail, link->id, link->events);
+	rdma_connection_break(conn);
+	if (conn->id != NULL && conn->id->qp != NULL)
+		rdma_destroy_qp(conn->id);
+	cq_free(conn->recv_cq, conn->unacked_recv);
+	cq_free(conn->send_cq, conn->unacked_send);
+	if (conn->id != NULL && conn->rail != NULL)
+		rdma_rail_retire(conn->rail, conn->id, conn->events);
 	else
-		link_abandon(link);
-	*link = (struct rdma_link){0};
+		connection_abandon(conn);
+	*conn = (struct rdma_connection){0};
 }
