@@ -88,8 +88,8 @@ static int handle(struct vmferry_listener *listener, void *what, struct vmferry_
 		return accept_pending(listener);
 	if (what == &listener->pause_fd)
 		return resume_accepting(listener);
-	if (what == &listener->door)
-		return pending_door_event(listener, session);
+	if (what == &listener->lane_listener)
+		return pending_lane_event(listener, session);
 	return pending_event(listener, what, session);
 }
 

@@ -133,7 +133,7 @@ static int take_answer(struct vmferry_session *session, const char *uri,
 
 	if (answer->lanes > (rdma ? hello->rdma_lanes : hello->lanes) ||
 	    (rdma && (hello->transport == VMFERRY_TRANSPORT_TCP || answer->lanes == 0 ||
-		      answer->door.rail_count == 0))) {
+		      answer->addresses.rail_count == 0))) {
 		log_error("connect %s: %u lanes of transport %u answered, which was not asked for: "
 			  "the peer is broken",
 			  uri, answer->lanes, answer->transport);
@@ -146,7 +146,7 @@ static int take_answer(struct vmferry_session *session, const char *uri,
 		snprintf(session->reason, sizeof(session->reason), "%s", reason);
 	if (session->lane_count == 0 || session->ops->attach == NULL)
 		return 0;
-	return session->ops->attach(session, options, &answer->door);
+	return session->ops->attach(session, options, &answer->addresses);
 }
 
 static unsigned int wished_lanes(const struct vmferry_session *session,

@@ -105,9 +105,9 @@ void answer_encode(const struct answer *answer, uint8_t bytes[ANSWER_BYTES])
 	wire_put_u32(bytes + 60, answer->lanes);
 	wire_put_u32(bytes + 64, answer->transport);
 	wire_put_u32(bytes + 68, answer->reason);
-	wire_put_u32(bytes + 72, answer->door.rail_count);
-	for (unsigned int i = 0; i < answer->door.rail_count; i++)
-		rail_encode(&answer->door.rails[i], rails + (size_t)i * RAIL_BYTES);
+	wire_put_u32(bytes + 72, answer->addresses.rail_count);
+	for (unsigned int i = 0; i < answer->addresses.rail_count; i++)
+		rail_encode(&answer->addresses.rails[i], rails + (size_t)i * RAIL_BYTES);
 }
 
 int hello_prefix_decode(const uint8_t bytes[HELLO_PREFIX], struct hello_prefix *prefix)
@@ -145,11 +145,11 @@ int answer_decode(const uint8_t *body, struct answer *answer)
 	answer->lanes = (uint32_t)wire_get(body + 48, 4);
 	answer->transport = (uint32_t)wire_get(body + 52, 4);
 	answer->reason = (uint32_t)wire_get(body + 56, 4);
-	answer->door.rail_count = (uint32_t)wire_get(body + 60, 4);
-	if (answer->door.rail_count > VMFERRY_RAILS_MAX)
+	answer->addresses.rail_count = (uint32_t)wire_get(body + 60, 4);
+	if (answer->addresses.rail_count > VMFERRY_RAILS_MAX)
 		return -EPROTO;
-	for (unsigned int i = 0; ret == 0 && i < answer->door.rail_count; i++)
-		ret = rail_decode(body + 64 + (size_t)i * RAIL_BYTES, &answer->door.rails[i]);
+	for (unsigned int i = 0; ret == 0 && i < answer->addresses.rail_count; i++)
+		ret = rail_decode(body + 64 + (size_t)i * RAIL_BYTES, &answer->addresses.rails[i]);
 	return ret;
 }
 

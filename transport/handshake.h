@@ -31,7 +31,7 @@
 #define READY_BYTES 12 /* an answer's prefix */
 
 /* Where the lanes go when that is not the address of the control connection. */
-struct door_address {
+struct lane_addresses {
 	unsigned int rail_count;
 	struct address rails[VMFERRY_RAILS_MAX];
 };
@@ -83,7 +83,7 @@ struct answer {
 	uint32_t lanes;
 	uint32_t transport;
 	uint32_t reason;
-	struct door_address door;
+	struct lane_addresses addresses;
 };
 
 /*

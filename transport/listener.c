@@ -77,7 +77,7 @@ static int open_door(struct vmferry_listener *listener)
 		return 0;
 	if (getsockname(listener->fd, (struct sockaddr *)&bound.storage, &bound.length) < 0)
 		return listen_error(listener->uri, "getsockname", -errno);
-	ret = rdma_ops.door_open(&listener->options, &bound, &listener->door);
+	ret = rdma_ops.listener_open(&listener->options, &bound, &listener->lane_listener);
 	if (ret != -ENODEV)
 		return ret;
 	if (listener->options.transport == VMFERRY_TRANSPORT_AUTO &&
@@ -110,8 +110,9 @@ static int open_events(struct vmferry_listener *listener)
 		ret = listener_watch(listener, listener->stop_fd, &listener->stop_fd);
 	if (ret == 0)
 		ret = listener_watch(listener, listener->pause_fd, &listener->pause_fd);
-	if (ret == 0 && listener->door != NULL)
-		ret = listener_watch(listener, rdma_ops.door_fd(listener->door), &listener->door);
+	if (ret == 0 && listener->lane_listener != NULL)
+		ret = listener_watch(listener, rdma_ops.listener_fd(listener->lane_listener),
+				     &listener->lane_listener);
 	return ret == 0 ? 0 : listen_error(listener->uri, "epoll", ret);
 }
 
@@ -164,8 +165,8 @@ void vmferry_listener_close(struct vmferry_listener **listener)
 	if (l == NULL)
 		return;
 	pending_close_all(l);
-	if (l->door != NULL)
-		rdma_ops.door_close(l->door);
+	if (l->lane_listener != NULL)
+		rdma_ops.listener_close(l->lane_listener);
 	if (l->pause_fd >= 0)
 		close(l->pause_fd);
 	if (l->stop_fd >= 0)

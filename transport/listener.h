@@ -35,7 +35,7 @@ struct pending_connection {
 
 struct vmferry_listener {
 	struct vmferry_transport_options options;
-	struct lane_door *door; /* of rdma_ops; NULL: only TCP lanes can come */
+	struct lane_listener *lane_listener; /* of rdma_ops; NULL: only TCP lanes can come */
 	char uri[URI_HOST_MAX + 16];
 	int fd;
 	int epoll_fd; /* all of the others are in it */
@@ -58,8 +58,8 @@ void pending_new(struct vmferry_listener *listener, int fd, const struct address
 int pending_event(struct vmferry_listener *listener, struct pending_connection *pending,
 		  struct vmferry_session **session);
 
-/* Something has come at the door. 1 with @session set if that completed a session. */
-int pending_door_event(struct vmferry_listener *listener, struct vmferry_session **session);
+/* Something has come at @lane_listener. 1 with @session set if that completed a session. */
+int pending_lane_event(struct vmferry_listener *listener, struct vmferry_session **session);
 
 /*
  * Closes those whose time is over and returns when the next one's is; UINT64_MAX if there are none.

@@ -49,14 +49,14 @@ struct lane {
 /* The number of the connection that carries the mailbox, where that is one of its own. */
 #define LANE_MAILBOX 0xffffu
 
-struct lane_door;
+struct lane_listener;
 
-/* What a door asks the listener. */
-struct door_guard {
+/* What a kind's own listener asks of the session's. */
+struct lane_admission {
 	void *ctx;
 
 	/* Who may come in: the session that waits for this lane, or NULL with @why set. */
-	struct vmferry_session *(*judge)(void *ctx, const struct hello_lane *hello,
+	struct vmferry_session *(*admit)(void *ctx, const struct hello_lane *hello,
 					 const char **why);
 
 	/*
@@ -80,12 +80,12 @@ struct transport_ops {
 
 	/*
 	 * Both sides, before any lane: what the kind keeps for a whole session, in session->kind.
-	 * @door is where the lanes go, as the destination's door_describe() said. May be NULL, as
-	 * may detach(), which comes after the lanes are closed.
+	 * @addresses: where the lanes go, as the destination's listener_describe() said. May be
+	 * NULL, as may detach(), which comes after the lanes are closed.
 	 */
 	int (*attach)(struct vmferry_session *session,
 		      const struct vmferry_transport_options *options,
-		      const struct door_address *door);
+		      const struct lane_addresses *addresses);
 	void (*detach)(struct vmferry_session *session);
 
 	/*
@@ -105,23 +105,26 @@ struct transport_ops {
 
 	/*
 	 * Destination: makes a lane of a connection that has proved itself. Takes @fd on success
-	 * only. NULL with a door.
+	 * only. NULL where a kind has its own listener.
 	 */
 	int (*accept)(struct vmferry_session *session, unsigned int number, int fd,
 		      struct lane **lane);
 
 	/*
-	 * Destination: a door, where lanes of this kind arrive when that is not the listening
-	 * socket; all NULL without one. door_open() is -ENODEV when this host has no device for the
-	 * kind. door_fd() is readable when door_event() has something to do: it deals with one
-	 * event, has each hello judged, and tells what has joined, through @guard.
+	 * Destination: a listener of its own, where lanes of this kind arrive when that is not the
+	 * listening socket; all NULL without one. listener_open() is -ENODEV when this host has no
+	 * device for the kind. listener_fd() is readable when listener_event() has something to do:
+	 * it deals with one event, has each hello admitted or refused, and tells what has joined,
+	 * through @admission.
 	 */
-	int (*door_open)(const struct vmferry_transport_options *options,
-			 const struct address *bound, struct lane_door **door);
-	int (*door_fd)(const struct lane_door *door);
-	void (*door_describe)(const struct lane_door *door, struct door_address *address);
-	void (*door_event)(struct lane_door *door, const struct door_guard *guard);
-	void (*door_close)(struct lane_door *door);
+	int (*listener_open)(const struct vmferry_transport_options *options,
+			     const struct address *bound, struct lane_listener **listener);
+	int (*listener_fd)(const struct lane_listener *listener);
+	void (*listener_describe)(const struct lane_listener *listener,
+				  struct lane_addresses *addresses);
+	void (*listener_event)(struct lane_listener *listener,
+			       const struct lane_admission *admission);
+	void (*listener_close)(struct lane_listener *listener);
 
 	/*
 	 * Destination: from now on what comes in is placed. NULL where that needs nothing of this

@@ -217,12 +217,12 @@ static int make_session(struct vmferry_listener *listener, struct pending_connec
 	s->lane_count = answer->lanes;
 	snprintf(s->reason, sizeof(s->reason), "%s", reason_text(answer->reason));
 	if (answer->transport == VMFERRY_TRANSPORT_RDMA)
-		ops->door_describe(listener->door, &answer->door);
+		ops->listener_describe(listener->lane_listener, &answer->addresses);
 	/* No rail without a lane. */
-	if (answer->door.rail_count > answer->lanes)
-		answer->door.rail_count = answer->lanes;
+	if (answer->addresses.rail_count > answer->lanes)
+		answer->addresses.rail_count = answer->lanes;
 	if (ops->attach != NULL && answer->lanes > 0)
-		ret = ops->attach(s, &listener->options, &answer->door);
+		ret = ops->attach(s, &listener->options, &answer->addresses);
 	if (ret < 0)
 		return ret;
 	pending->deadline = vmferry_now() + LANES_PATIENCE_NS;
@@ -277,11 +277,11 @@ static int agree_transport(const struct vmferry_listener *listener,
 		return here == VMFERRY_TRANSPORT_RDMA && hello->lanes > 0 ? -ENOTSUP : 0;
 	}
 	if (hello->transport == VMFERRY_TRANSPORT_AUTO && here == VMFERRY_TRANSPORT_AUTO &&
-	    listener->door != NULL && !may_pin(listener, hello->memory)) {
+	    listener->lane_listener != NULL && !may_pin(listener, hello->memory)) {
 		answer->reason = REASON_MEMLOCK;
 		return 0;
 	}
-	if (listener->door != NULL) {
+	if (listener->lane_listener != NULL) {
 		answer->transport = VMFERRY_TRANSPORT_RDMA;
 		answer->reason =
 			hello->transport == VMFERRY_TRANSPORT_AUTO ? REASON_BOTH : REASON_SOURCE;
@@ -380,14 +380,14 @@ static int hear_lane(struct vmferry_listener *listener, struct pending_connectio
 	return ++owner->joined == s->lane_count ? complete(listener, owner, session) : 0;
 }
 
-/* What the door's callbacks work on. */
+/* What the callbacks of the lanes' own listener work on. */
 struct at_door {
 	struct vmferry_listener *listener;
 	struct vmferry_session **completed;
 	int ret;
 };
 
-static struct vmferry_session *judge_lane(void *ctx, const struct hello_lane *hello,
+static struct vmferry_session *admit_lane(void *ctx, const struct hello_lane *hello,
 					  const char **why)
 {
 	const struct at_door *at = ctx;
@@ -418,17 +418,17 @@ static void lane_failed(void *ctx, struct vmferry_session *session, const char *
 		reject(at->listener, owner, "%s", why);
 }
 
-int pending_door_event(struct vmferry_listener *listener, struct vmferry_session **session)
+int pending_lane_event(struct vmferry_listener *listener, struct vmferry_session **session)
 {
 	struct at_door at = {.listener = listener, .completed = session};
-	const struct door_guard guard = {
-		.ctx = &at, .judge = judge_lane, .joined = lane_joined, .failed = lane_failed};
+	const struct lane_admission admission = {
+		.ctx = &at, .admit = admit_lane, .joined = lane_joined, .failed = lane_failed};
 
 	/*
 	 * One event at a time: when it completes a session, that is to be handed out before the
 	 * next.
 	 */
-	rdma_ops.door_event(listener->door, &guard);
+	rdma_ops.listener_event(listener->lane_listener, &admission);
 	return at.ret;
 }
 

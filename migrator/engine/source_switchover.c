@@ -225,7 +225,7 @@ static int query(struct vmferry_source *s, uint64_t deadline, uint64_t *owner)
 	return r < 0 ? -EAGAIN : 0;
 }
 
-static int judge(struct vmferry_source *s, uint64_t owner)
+static int conclude(struct vmferry_source *s, uint64_t owner)
 {
 	switch (owner) {
 	case OWNER_HERE:
@@ -259,7 +259,7 @@ static int resolve(struct vmferry_source *s, int cause)
 	vmferry_session_shutdown(s->session);
 	while (vmferry_now() < end) {
 		if (query(s, vmferry_now() + RESOLVE_TRY_NS, &owner) == 0)
-			return judge(s, owner);
+			return conclude(s, owner);
 		nap(RESOLVE_GAP_NS);
 	}
 	log_error(

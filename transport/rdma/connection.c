@@ -127,13 +127,13 @@ static uint32_t at_most(uint32_t wish, uint32_t limit)
 	return wish < limit ? wish : limit;
 }
 
-static int build(struct rdma_connection *conn, unsigned int door_rail,
+static int build(struct rdma_connection *conn, unsigned int listener_rail,
 		 const struct rdma_connection_ops *ops, void *ctx, struct rdma_session *session)
 {
 	struct rdma_shape shape = {0};
 	uint32_t most;
-	int ret =
-		rdma_rail_get(session, door_rail, conn->id->verbs, conn->id->port_num, &conn->rail);
+	int ret = rdma_rail_get(session, listener_rail, conn->id->verbs, conn->id->port_num,
+				&conn->rail);
 
 	if (ret < 0)
 		return because(session, ret, "the device cannot be used");
@@ -296,7 +296,7 @@ static int connect_steps(struct rdma_session *session, const struct hello_lane *
 			 struct rdma_connection *conn)
 {
 	unsigned int number = hello->number == LANE_MAILBOX ? 0 : hello->number;
-	unsigned int door_rail = number % session->door.rail_count;
+	unsigned int listener_rail = number % session->addresses.rail_count;
 	struct address *from =
 		session->local_count == 0 ? NULL : &session->local[number % session->local_count];
 	uint64_t step = vmferry_now() + STEP_NS;
@@ -306,10 +306,10 @@ static int connect_steps(struct rdma_session *session, const struct hello_lane *
 		return because(session, ret, "no channel for the CM's events");
 	if (rdma_create_id(conn->events, &conn->id, conn, RDMA_PS_TCP) != 0)
 		return because(session, -errno, "the CM cannot be used");
-	ret = resolve(session, conn, from, &session->door.rails[door_rail],
+	ret = resolve(session, conn, from, &session->addresses.rails[listener_rail],
 		      step < deadline ? step : deadline);
 	if (ret == 0)
-		ret = build(conn, door_rail, ops, ctx, session);
+		ret = build(conn, listener_rail, ops, ctx, session);
 	if (ret == 0)
 		ret = request(session, conn, hello, deadline);
 	if (ret < 0)
@@ -331,7 +331,7 @@ int rdma_connection_connect(struct rdma_session *session, const struct hello_lan
 	return ret;
 }
 
-int rdma_connection_accept(struct rdma_session *session, unsigned int door_rail,
+int rdma_connection_accept(struct rdma_session *session, unsigned int listener_rail,
 			   struct rdma_cm_id *id, const struct rdma_connection_ops *ops, void *ctx,
 			   struct rdma_connection *conn)
 {
@@ -348,7 +348,7 @@ int rdma_connection_accept(struct rdma_session *session, unsigned int door_rail,
 	if (ret < 0)
 		because(session, ret, "timeout and type of service cannot be set");
 	else
-		ret = build(conn, door_rail, ops, ctx, session);
+		ret = build(conn, listener_rail, ops, ctx, session);
 	if (ret == 0 && rdma_accept(id, &param) != 0)
 		ret = because(session, -errno, "the connection cannot be accepted");
 	if (ret == 0)

@@ -280,7 +280,7 @@ static int read_keys(const struct rdma_keys *k, struct wire_reader *in, struct k
 	int ret = read_range(in, range);
 	uint32_t count = wire_read_u32(in);
 
-	if (ret < 0 || in->failed || count != k->session->door.rail_count)
+	if (ret < 0 || in->failed || count != k->session->addresses.rail_count)
 		return -EPROTO;
 	for (uint32_t i = 0; i < count; i++)
 		range->keys[i] = wire_read_u32(in);

@@ -125,7 +125,7 @@ static inline struct rdma_lane *rdma_lane_of(struct lane *lane)
 /* Which of the destination's rails the lane leads to. */
 static inline unsigned int lane_rail(const struct rdma_session *session, unsigned int number)
 {
-	return number % session->door.rail_count;
+	return number % session->addresses.rail_count;
 }
 
 /*

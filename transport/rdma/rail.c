@@ -140,24 +140,24 @@ static int make(struct rdma_rail *rail, uint8_t port)
 
 /*
  * The source's rails are its devices, in the order of their first use; the destination's are those
- * of its door.
+ * of its listener.
  */
-static unsigned int place_of(const struct rdma_session *session, unsigned int door_rail,
+static unsigned int place_of(const struct rdma_session *session, unsigned int listener_rail,
 			     const struct ibv_context *context)
 {
 	unsigned int i = 0;
 
 	if (!session->session->is_source)
-		return door_rail;
+		return listener_rail;
 	while (i < session->rail_count && session->rails[i]->context != context)
 		i++;
 	return i;
 }
 
-int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct ibv_context *context,
-		  uint8_t port, struct rdma_rail **rail)
+int rdma_rail_get(struct rdma_session *session, unsigned int listener_rail,
+		  struct ibv_context *context, uint8_t port, struct rdma_rail **rail)
 {
-	unsigned int place = place_of(session, door_rail, context);
+	unsigned int place = place_of(session, listener_rail, context);
 	struct rdma_rail *r;
 	int ret;
 

@@ -10,7 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "transport/options.h"
-#include "transport/rdma/door.h"
+#include "transport/rdma/listener.h"
 #include "transport/rdma/rdma.h"
 
 #define LANES_PER_RAIL 2
@@ -61,7 +61,7 @@ static bool is_local(const struct ifaddrs *list, const struct address *address)
  * The control connection is held to loopback by its address; lanes that leave this host would go
  * around that.
  */
-static int check_secure(struct vmferry_session *session, const struct door_address *door)
+static int check_secure(struct vmferry_session *session, const struct lane_addresses *addresses)
 {
 	char text[ADDRESS_TEXT_MAX];
 	struct ifaddrs *list;
@@ -69,10 +69,10 @@ static int check_secure(struct vmferry_session *session, const struct door_addre
 
 	if (getifaddrs(&list) < 0)
 		return -errno;
-	for (unsigned int i = 0; ret == 0 && i < door->rail_count; i++) {
-		if (is_local(list, &door->rails[i]))
+	for (unsigned int i = 0; ret == 0 && i < addresses->rail_count; i++) {
+		if (is_local(list, &addresses->rails[i]))
 			continue;
-		address_text(&door->rails[i], text, sizeof(text));
+		address_text(&addresses->rails[i], text, sizeof(text));
 		snprintf(session->reason, sizeof(session->reason),
 			 "rail %s is not of this host and nothing would be encrypted", text);
 		log_error("session %s: %s: say insecure if the network is trusted", session->name,
@@ -87,7 +87,7 @@ static int take_rails(struct rdma_session *r, const struct vmferry_transport_opt
 {
 	int ret = 0;
 
-	/* The destination has its door for that. */
+	/* The destination has its listener for that. */
 	for (unsigned int i = 0; r->session->is_source && ret == 0 && i < options->rail_count; i++)
 		ret = rail_parse(options->rails[i], &r->local[r->local_count++]);
 	/* The strings are the caller's and may be gone soon. */
@@ -109,10 +109,10 @@ static void detach(struct vmferry_session *session)
 }
 
 static int attach(struct vmferry_session *session, const struct vmferry_transport_options *options,
-		  const struct door_address *door)
+		  const struct lane_addresses *addresses)
 {
 	struct rdma_session *r;
-	int ret = session->is_source && !options->insecure ? check_secure(session, door) : 0;
+	int ret = session->is_source && !options->insecure ? check_secure(session, addresses) : 0;
 
 	if (ret < 0)
 		return ret;
@@ -122,7 +122,7 @@ static int attach(struct vmferry_session *session, const struct vmferry_transpor
 	pthread_mutex_init(&r->poll_lock, NULL);
 	r->session = session;
 	r->options = *options;
-	r->door = *door;
+	r->addresses = *addresses;
 	session->kind = r;
 	session->control.type_max = CHANNEL_TYPE_MAX;
 	ret = take_rails(r, options);
@@ -207,11 +207,11 @@ const struct transport_ops rdma_ops = {
 	.detach = detach,
 	.ready = rdma_service_start,
 	.connect = lane_connect,
-	.door_open = rdma_door_open,
-	.door_fd = rdma_door_fd,
-	.door_describe = rdma_door_describe,
-	.door_event = rdma_door_event,
-	.door_close = rdma_door_close,
+	.listener_open = rdma_listener_open,
+	.listener_fd = rdma_listener_fd,
+	.listener_describe = rdma_listener_describe,
+	.listener_event = rdma_listener_event,
+	.listener_close = rdma_listener_close,
 	.write = rdma_lane_write,
 	.fence = rdma_lane_fence,
 	.fence_wait = rdma_lane_fence_wait,

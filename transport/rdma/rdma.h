@@ -5,7 +5,7 @@
  *
  *   connection.c  a queue pair with its completion queues and its CM identifier
  *   rail.c        a device as one session uses it: protection domain, limits, NUMA node
- *   door.c        where the destination's connections arrive
+ *   listener.c    where the destination's connections arrive
  *   lane.c        the source's half of a lane: posting, credits, completions
  *   arrive.c      the destination's half
  *   memory.c      chunks of registered memory
@@ -94,12 +94,12 @@ struct rdma_session {
 	struct vmferry_session *session;
 	struct vmferry_transport_options
 		options; /* completed: no zero stands for a default; rails[] not to be used */
-	struct door_address door;		 /* the destination's rails: one entry for each */
+	struct lane_addresses addresses;	 /* the destination's rails: one entry for each */
 	struct address local[VMFERRY_RAILS_MAX]; /* source: the rails that were asked for */
 	unsigned int local_count;
 	/*
-	 * The source's devices; at the destination rails[i] is what listens at door.rails[i]. All
-	 * are there once all lanes have joined, and none is added later.
+	 * The source's devices; at the destination rails[i] is what listens at addresses.rails[i].
+	 * All are there once all lanes have joined, and none is added later.
 	 */
 	struct rdma_rail *rails[VMFERRY_RAILS_MAX];
 	unsigned int rail_count;
@@ -122,11 +122,11 @@ static inline struct rdma_session *rdma_session_of(const struct vmferry_session 
 /* ---- rail.c ---------------------------------------------------------------------------------- */
 
 /*
- * The rail of this device, made if there is none yet. @door_rail: the number, at the destination's
- * door, that it is connected to.
+ * The rail of this device, made if there is none yet. @listener_rail: the number, at the
+ * destination's listener, that it is connected to.
  */
-int rdma_rail_get(struct rdma_session *session, unsigned int door_rail, struct ibv_context *context,
-		  uint8_t port, struct rdma_rail **rail);
+int rdma_rail_get(struct rdma_session *session, unsigned int listener_rail,
+		  struct ibv_context *context, uint8_t port, struct rdma_rail **rail);
 void rdma_rails_free(struct rdma_session *session);
 
 /*
@@ -179,7 +179,7 @@ int rdma_connection_connect(struct rdma_session *session, const struct hello_lan
  * Destination: makes a queue pair on @id, which asked for a connection, and answers; the rest comes
  * as a CM event. @id is the connection's on success only, and its context is the connection then.
  */
-int rdma_connection_accept(struct rdma_session *session, unsigned int door_rail,
+int rdma_connection_accept(struct rdma_session *session, unsigned int listener_rail,
 			   struct rdma_cm_id *id, const struct rdma_connection_ops *ops, void *ctx,
 			   struct rdma_connection *conn);
 

@@ -42,18 +42,18 @@ static size_t put_keys(const struct rdma_chunk *chunk, const struct rdma_session
 		       uint8_t *to)
 {
 	/*
-	 * One for each rail of the door, so that both sides count alike; 0 for one that no lane
+	 * One for each rail of the listener, so that both sides count alike; 0 for one that no lane
 	 * came over.
 	 */
 	wire_put_u64(to, chunk->memory->memory->address + chunk->offset);
 	wire_put_u64(to + 8, chunk->length);
-	wire_put_u32(to + 16, session->door.rail_count);
-	for (unsigned int i = 0; i < session->door.rail_count; i++) {
+	wire_put_u32(to + 16, session->addresses.rail_count);
+	for (unsigned int i = 0; i < session->addresses.rail_count; i++) {
 		const struct ibv_mr *region = chunk->regions[i];
 
 		wire_put_u32(to + 20 + 4 * (size_t)i, region == NULL ? 0 : region->rkey);
 	}
-	return 20 + 4 * (size_t)session->door.rail_count;
+	return 20 + 4 * (size_t)session->addresses.rail_count;
 }
 
 static int tell_keys(const struct rdma_registrar *registrar, const struct rdma_chunk *chunk)

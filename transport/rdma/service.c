@@ -69,7 +69,7 @@ struct rdma_service {
 	bool over;	  /* the session has ended, and what the peer had said was heard */
 	uint64_t beat;	  /* when the next one is due */
 	uint64_t heard;	  /* when there was the last sign of life */
-	uint64_t judged;  /* when that was looked at */
+	uint64_t checked; /* when that was looked at */
 };
 
 /*
@@ -249,11 +249,11 @@ static bool host_answers(const struct rdma_service *s)
 	       info.tcpi_last_ack_recv * NS_PER_MS < SILENT_NS;
 }
 
-static void judge(struct rdma_service *s, uint64_t now)
+static void check_silence(struct rdma_service *s, uint64_t now)
 {
-	if (now - s->judged > BEAT_NS + LATE_NS)
+	if (now - s->checked > BEAT_NS + LATE_NS)
 		s->heard = now;
-	s->judged = now;
+	s->checked = now;
 	if (now > s->heard + HUNG_NS || (now > s->heard + SILENT_NS && !host_answers(s)))
 		session_fail(session_of(s), -ECONNRESET,
 			     "no sign of life for %llu ms over the control connection: peer or "
@@ -267,7 +267,7 @@ static bool unexplained(uint64_t flushed, uint64_t now)
 }
 
 /* A connection was found broken, and nobody has said why. */
-static void judge_flushes(struct rdma_service *s, uint64_t now)
+static void check_flushes(struct rdma_service *s, uint64_t now)
 {
 	struct vmferry_session *session = session_of(s);
 
@@ -491,8 +491,8 @@ static void turn(struct rdma_service *s)
 		uint64_t now = vmferry_now();
 
 		beat(s, now);
-		judge(s, now);
-		judge_flushes(s, now);
+		check_silence(s, now);
+		check_flushes(s, now);
 	}
 	if (!s->over && session_error(session_of(s)) != 0)
 		finish(s);
@@ -505,7 +505,7 @@ static void *run(void *arg)
 
 	/* The mailbox's, which everything waits for in a switchover, is the first lane's too. */
 	thread_stay_near(vmferry_lane_numa_node(session_of(s), 0));
-	s->judged = s->heard = vmferry_now();
+	s->checked = s->heard = vmferry_now();
 	while (!atomic_load(&s->stop))
 		turn(s);
 	return NULL;

@@ -111,8 +111,9 @@ struct rdma_cm_id *resolved(struct rdma_event_channel *events, uint16_t port)
 
 void listen_at(struct couple *couple, uint16_t port)
 {
-	couple->door = rdma_create_event_channel();
-	cr_assert_eq(rdma_create_id(couple->door, &couple->listener, NULL, RDMA_PS_TCP), 0);
+	couple->listener_events = rdma_create_event_channel();
+	cr_assert_eq(rdma_create_id(couple->listener_events, &couple->listener, NULL, RDMA_PS_TCP),
+		     0);
 	cr_assert_eq(rdma_bind_addr(couple->listener, address_of("10.99.0.1", port)), 0);
 	cr_assert_eq(rdma_listen(couple->listener, 8), 0);
 }
@@ -140,7 +141,7 @@ void couple_open(struct couple *couple, const struct couple_options *options)
 	side_open(&couple->source, resolved(couple->source.events, COUPLE_PORT), options,
 		  IBV_ACCESS_LOCAL_WRITE);
 	cr_assert_eq(rdma_connect(couple->source.id, &param), 0);
-	event = expect_event(couple->door, RDMA_CM_EVENT_CONNECT_REQUEST);
+	event = expect_event(couple->listener_events, RDMA_CM_EVENT_CONNECT_REQUEST);
 	id = event->id;
 	rdma_ack_cm_event(event);
 	couple->destination.recv_cq_lent = options->one_recv_cq;
@@ -148,7 +149,7 @@ void couple_open(struct couple *couple, const struct couple_options *options)
 	side_open(&couple->destination, id, options, access);
 	cr_assert_eq(rdma_accept(id, &answer), 0);
 	expect_and_ack(couple->source.events, RDMA_CM_EVENT_ESTABLISHED);
-	expect_and_ack(couple->door, RDMA_CM_EVENT_ESTABLISHED);
+	expect_and_ack(couple->listener_events, RDMA_CM_EVENT_ESTABLISHED);
 	couple->destination.events = rdma_create_event_channel();
 	cr_assert_eq(rdma_migrate_id(id, couple->destination.events), 0);
 }
@@ -158,7 +159,7 @@ void couple_close(struct couple *couple)
 	side_close(&couple->destination);
 	side_close(&couple->source);
 	rdma_destroy_id(couple->listener);
-	rdma_destroy_event_channel(couple->door);
+	rdma_destroy_event_channel(couple->listener_events);
 	rdma_destroy_event_channel(couple->source.events);
 	rdma_destroy_event_channel(couple->destination.events);
 	cr_assert(!fake_leaks());

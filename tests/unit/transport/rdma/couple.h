@@ -29,7 +29,7 @@ struct side {
 };
 
 struct couple {
-	struct rdma_event_channel *door;
+	struct rdma_event_channel *listener_events;
 	struct rdma_cm_id *listener;
 	struct side source;
 	struct side destination;

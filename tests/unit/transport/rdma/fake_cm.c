@@ -80,7 +80,7 @@ static void close_asker(struct couple *c)
 	side_close(&c->source);
 	rdma_destroy_id(c->listener);
 	rdma_destroy_event_channel(c->source.events);
-	rdma_destroy_event_channel(c->door);
+	rdma_destroy_event_channel(c->listener_events);
 	cr_assert(!fake_leaks());
 }
 
@@ -91,7 +91,7 @@ Test(fake_cm, request__private_data_is_padded)
 	struct couple c;
 
 	cr_assert_eq(ask(&c, "hello", 5), 0);
-	event = expect_event(c.door, RDMA_CM_EVENT_CONNECT_REQUEST);
+	event = expect_event(c.listener_events, RDMA_CM_EVENT_CONNECT_REQUEST);
 	cr_assert_eq(event->listen_id, c.listener);
 	cr_assert_eq(event->param.conn.private_data_len, 56);
 	cr_assert_eq(memcmp(event->param.conn.private_data, "hello", 5), 0);
@@ -124,7 +124,7 @@ Test(fake_cm, request__dropped_with_the_listener)
 	cr_assert_eq(ask(&c, NULL, 0), 0);
 	rdma_destroy_id(c.listener);
 	expect_and_ack(c.source.events, RDMA_CM_EVENT_REJECTED);
-	cr_assert_eq(bind_at(c.door, "10.99.0.1", COUPLE_PORT, &c.listener), 0);
+	cr_assert_eq(bind_at(c.listener_events, "10.99.0.1", COUPLE_PORT, &c.listener), 0);
 	close_asker(&c);
 }
 
@@ -196,7 +196,7 @@ Test(fake_cm, destroyed__peer_hears_and_gets_no_answer)
 	rdma_destroy_id(c.listener);
 	rdma_destroy_event_channel(c.source.events);
 	rdma_destroy_event_channel(c.destination.events);
-	rdma_destroy_event_channel(c.door);
+	rdma_destroy_event_channel(c.listener_events);
 	cr_assert(!fake_leaks());
 }
 
@@ -218,7 +218,7 @@ Test(fake_cm, unacknowledged_event__destroying_the_identifier_crashes, .signal =
 	struct couple c;
 
 	cr_assert_eq(ask(&c, NULL, 0), 0);
-	expect_event(c.door, RDMA_CM_EVENT_CONNECT_REQUEST);
+	expect_event(c.listener_events, RDMA_CM_EVENT_CONNECT_REQUEST);
 	rdma_destroy_id(c.listener);
 }
 

@@ -68,7 +68,7 @@ void half_open(struct half *half, bool is_source, unsigned int rails)
 	half->rdma = calloc(1, sizeof(*half->rdma));
 	cr_assert_not_null(half->rdma);
 	half->rdma->session = half->session;
-	half->rdma->door.rail_count = rails;
+	half->rdma->addresses.rail_count = rails;
 	half->rdma->options.odp = half_on_demand;
 	half->session->kind = half->rdma;
 	half->session->control.type_max = CHANNEL_TYPE_MAX;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The destination's door: it listens at each of its rails' addresses for connection requests of
+ * The destination's listener: it listens at each of its rails' addresses for connection requests of
  * rdma_cm. A request carries the lane's proof as private data, and what does not prove itself is
  * rejected with the reason before anything is made for it.
  */
@@ -15,15 +15,15 @@
 #include "common/log.h"
 #include "common/wire.h"
 #include "transport/options.h"
-#include "transport/rdma/door.h"
+#include "transport/rdma/listener.h"
 #include "transport/rdma/rdma.h"
 
 #define BACKLOG 64
 
-struct lane_door {
+struct lane_listener {
 	struct rdma_event_channel *events;
 	struct rdma_cm_id *ids[VMFERRY_RAILS_MAX]; /* listening */
-	struct door_address address;
+	struct lane_addresses address;
 };
 
 /* ---- the hello in the private data ----------------------------------------------------------- */
@@ -53,12 +53,13 @@ int rdma_hello_decode(const uint8_t bytes[RDMA_HELLO_BYTES], struct hello_lane *
 /* ---- opening --------------------------------------------------------------------------------- */
 
 /* Where no device has the address, binding fails or leaves the identifier without one. */
-static int bind_rail(struct lane_door *door, const struct address *rail, struct rdma_cm_id **id)
+static int bind_rail(struct lane_listener *listener, const struct address *rail,
+		     struct rdma_cm_id **id)
 {
 	struct address copy = *rail;
 	int ret = 0;
 
-	if (rdma_create_id(door->events, id, NULL, RDMA_PS_TCP) != 0)
+	if (rdma_create_id(listener->events, id, NULL, RDMA_PS_TCP) != 0)
 		return -errno;
 	if (rdma_bind_addr(*id, (struct sockaddr *)&copy.storage) != 0)
 		ret = errno == EADDRNOTAVAIL ? -ENODEV : -errno;
@@ -71,33 +72,34 @@ static int bind_rail(struct lane_door *door, const struct address *rail, struct 
 	return ret;
 }
 
-static int add_rail(struct lane_door *door, struct address rail)
+static int add_rail(struct lane_listener *listener, struct address rail)
 {
-	unsigned int i = door->address.rail_count;
+	unsigned int i = listener->address.rail_count;
 	struct sockaddr_in *v4 = (void *)&rail.storage; /* the port is where v6 has it */
 	char text[ADDRESS_TEXT_MAX];
-	int ret = bind_rail(door, &rail, &door->ids[i]);
+	int ret = bind_rail(listener, &rail, &listener->ids[i]);
 
 	address_text(&rail, text, sizeof(text));
 	if (ret < 0) {
 		log_line(ret == -ENODEV ? VMFERRY_LOG_DEBUG : VMFERRY_LOG_WARN,
-			 "door: lanes cannot arrive at %s: %s", text, strerror(-ret));
+			 "RDMA listener: lanes cannot arrive at %s: %s", text, strerror(-ret));
 		return ret;
 	}
-	v4->sin_port = rdma_get_src_port(door->ids[i]);
-	door->address.rails[i] = rail;
-	door->address.rail_count++;
+	v4->sin_port = rdma_get_src_port(listener->ids[i]);
+	listener->address.rails[i] = rail;
+	listener->address.rail_count++;
 	return 0;
 }
 
-static int add_given(struct lane_door *door, const struct vmferry_transport_options *options)
+static int add_given(struct lane_listener *listener,
+		     const struct vmferry_transport_options *options)
 {
 	for (unsigned int i = 0; i < options->rail_count; i++) {
 		struct address rail;
 		int ret = rail_parse(options->rails[i], &rail);
 
 		if (ret == 0)
-			ret = add_rail(door, rail);
+			ret = add_rail(listener, rail);
 		if (ret < 0) {
 			log_error(
 				"rail %s: lanes cannot arrive there: %s: give the address of an RDMA "
@@ -130,7 +132,7 @@ static unsigned int rank(const struct ifaddrs *i, const struct address *bound)
 }
 
 /* The best of this host's addresses that has a device; -ENODEV if lanes can arrive at none. */
-static int add_default(struct lane_door *door, const struct address *bound)
+static int add_default(struct lane_listener *listener, const struct address *bound)
 {
 	struct ifaddrs *list;
 	int ret = -ENODEV;
@@ -146,36 +148,36 @@ static int add_default(struct lane_door *door, const struct address *bound)
 			if (i->ifa_addr->sa_family == AF_INET6)
 				rail.length = sizeof(struct sockaddr_in6);
 			memcpy(&rail.storage, i->ifa_addr, rail.length);
-			ret = add_rail(door, rail);
+			ret = add_rail(listener, rail);
 		}
 	}
 	freeifaddrs(list);
 	return ret < 0 ? -ENODEV : 0;
 }
 
-void rdma_door_close(struct lane_door *door)
+void rdma_listener_close(struct lane_listener *listener)
 {
-	for (unsigned int i = 0; i < door->address.rail_count; i++)
-		rdma_destroy_id(door->ids[i]);
-	if (door->events != NULL)
-		rdma_destroy_event_channel(door->events);
-	free(door);
+	for (unsigned int i = 0; i < listener->address.rail_count; i++)
+		rdma_destroy_id(listener->ids[i]);
+	if (listener->events != NULL)
+		rdma_destroy_event_channel(listener->events);
+	free(listener);
 }
 
 /* Without the CM's device file there are no connections, whatever devices there are. */
 static int no_manager(int error)
 {
 	log_warn(
-		"door: no connections over RDMA: %s: load the module rdma_ucm, and allow this process "
+		"RDMA listener: no connections: %s: load the module rdma_ucm, and allow this process "
 		"/dev/infiniband/rdma_cm and enough open files",
 		strerror(error));
 	return -ENODEV;
 }
 
-int rdma_door_open(const struct vmferry_transport_options *options, const struct address *bound,
-		   struct lane_door **door)
+int rdma_listener_open(const struct vmferry_transport_options *options, const struct address *bound,
+		       struct lane_listener **listener)
 {
-	struct lane_door *d;
+	struct lane_listener *d;
 	int ret;
 
 	if (!rdma_has_device())
@@ -189,30 +191,31 @@ int rdma_door_open(const struct vmferry_transport_options *options, const struct
 	else
 		ret = options->rail_count > 0 ? add_given(d, options) : add_default(d, bound);
 	if (ret < 0) {
-		rdma_door_close(d);
+		rdma_listener_close(d);
 		return ret;
 	}
-	*door = d;
+	*listener = d;
 	return 0;
 }
 
-int rdma_door_fd(const struct lane_door *door)
+int rdma_listener_fd(const struct lane_listener *listener)
 {
-	return door->events->fd;
+	return listener->events->fd;
 }
 
-void rdma_door_describe(const struct lane_door *door, struct door_address *address)
+void rdma_listener_describe(const struct lane_listener *listener, struct lane_addresses *address)
 {
-	*address = door->address;
+	*address = listener->address;
 }
 
 /* ---- who comes ------------------------------------------------------------------------------- */
 
-static unsigned int rail_of(const struct lane_door *door, const struct rdma_cm_id *listening)
+static unsigned int rail_of(const struct lane_listener *listener,
+			    const struct rdma_cm_id *listening)
 {
 	unsigned int i = 0;
 
-	while (i < door->address.rail_count && door->ids[i] != listening)
+	while (i < listener->address.rail_count && listener->ids[i] != listening)
 		i++;
 	return i;
 }
@@ -234,7 +237,7 @@ static const char *check(const struct rdma_session *session, const struct hello_
 
 	if (hello->number == LANE_MAILBOX && session->mailbox != NULL)
 		return "the mailbox has joined already";
-	if (rail != number % session->door.rail_count)
+	if (rail != number % session->addresses.rail_count)
 		return "it came over another rail than its own";
 	return NULL;
 }
@@ -248,13 +251,13 @@ static void reject(struct rdma_cm_id *id, const char *why)
 	if (peer.storage.ss_family == AF_INET)
 		peer.length = sizeof(struct sockaddr_in);
 	address_text(&peer, text, sizeof(text));
-	log_warn("door: RDMA connection from %s rejected: %s", text, why);
+	log_warn("RDMA listener: connection from %s rejected: %s", text, why);
 	rdma_reject(id, why, (uint8_t)(strlen(why) + 1));
 }
 
 /* The identifier is the connection's if this is 0, else it has to be destroyed. */
-static int handle_request(struct lane_door *door, const struct rdma_cm_event *event,
-			  const struct door_guard *guard)
+static int handle_request(struct lane_listener *listener, const struct rdma_cm_event *event,
+			  const struct lane_admission *admission)
 {
 	const struct rdma_conn_param *conn = &event->param.conn;
 	const char *why = "it does not speak this version of vmferry";
@@ -264,9 +267,9 @@ static int handle_request(struct lane_door *door, const struct rdma_cm_event *ev
 
 	if (conn->private_data != NULL && conn->private_data_len >= RDMA_HELLO_BYTES &&
 	    rdma_hello_decode(conn->private_data, &hello) == 0)
-		session = guard->judge(guard->ctx, &hello, &why);
+		session = admission->admit(admission->ctx, &hello, &why);
 	if (session != NULL)
-		why = check(rdma_session_of(session), &hello, rail_of(door, event->listen_id));
+		why = check(rdma_session_of(session), &hello, rail_of(listener, event->listen_id));
 	if (session == NULL || why != NULL) {
 		reject(event->id, why);
 		return -EACCES;
@@ -287,31 +290,31 @@ static unsigned int access_for(const struct rdma_connection *conn)
  * another channel waits for that.
  */
 static void handle_connection(struct rdma_connection *conn, enum rdma_cm_event_type type,
-			      const struct door_guard *guard)
+			      const struct lane_admission *admission)
 {
 	struct vmferry_session *session = conn->rail->session->session;
 
 	if (type != RDMA_CM_EVENT_ESTABLISHED)
-		guard->failed(guard->ctx, session, rdma_event_str(type));
+		admission->failed(admission->ctx, session, rdma_event_str(type));
 	else if (rdma_connection_settle(conn, access_for(conn)) < 0)
-		guard->failed(guard->ctx, session, "an RDMA connection cannot be set up");
+		admission->failed(admission->ctx, session, "an RDMA connection cannot be set up");
 	else
-		guard->joined(guard->ctx, session);
+		admission->joined(admission->ctx, session);
 }
 
-void rdma_door_event(struct lane_door *door, const struct door_guard *guard)
+void rdma_listener_event(struct lane_listener *listener, const struct lane_admission *admission)
 {
 	struct rdma_cm_event *event;
 	enum rdma_cm_event_type type;
 	struct rdma_cm_id *id;
 	int ret = 0;
 
-	if (rdma_get_cm_event(door->events, &event) != 0)
+	if (rdma_get_cm_event(listener->events, &event) != 0)
 		return;
 	type = event->event;
 	id = event->id;
 	if (type == RDMA_CM_EVENT_CONNECT_REQUEST)
-		ret = handle_request(door, event, guard);
+		ret = handle_request(listener, event, admission);
 	rdma_ack_cm_event(event);
 	if (ret < 0)
 		rdma_destroy_id(id);
@@ -319,7 +322,8 @@ void rdma_door_event(struct lane_door *door, const struct door_guard *guard)
 		return;
 	/* The listening identifiers have no context. */
 	else if (id->context == NULL)
-		log_warn("door: %s at an address that lanes arrive at", rdma_event_str(type));
+		log_warn("RDMA listener: %s at an address that lanes arrive at",
+			 rdma_event_str(type));
 	else if (type != RDMA_CM_EVENT_TIMEWAIT_EXIT)
-		handle_connection(id->context, type, guard);
+		handle_connection(id->context, type, admission);
 }

@@ -47,7 +47,7 @@ static void teardown(void)
 	cr_expect_not(fake_leaks());
 }
 
-TestSuite(door, .fini = teardown, .timeout = 120);
+TestSuite(rdma_listener, .fini = teardown, .timeout = 120);
 
 /* Connections that came before are no harm to one that comes now, whatever it comes to be. */
 static void expect_session(const char *transport, const char *reason)
@@ -133,7 +133,7 @@ static int hello(struct answer *answer)
 	int fd = raw_hello(listener, &control, answer);
 
 	cr_assert_eq(answer->transport, VMFERRY_TRANSPORT_RDMA);
-	cr_assert_eq(answer->door.rail_count, 1);
+	cr_assert_eq(answer->addresses.rail_count, 1);
 	return fd;
 }
 
@@ -152,10 +152,10 @@ static void expect_lane_rejected(const struct answer *answer, const struct hello
 	uint8_t bytes[RDMA_HELLO_BYTES];
 
 	rdma_hello_encode(lane, bytes);
-	expect_rejected(&answer->door.rails[0], bytes, sizeof(bytes), why);
+	expect_rejected(&answer->addresses.rails[0], bytes, sizeof(bytes), why);
 }
 
-Test(door, no_hello__rejected_and_told_why)
+Test(rdma_listener, no_hello__rejected_and_told_why)
 {
 	static const char wrong[] = "version of vmferry";
 	uint8_t bytes[RDMA_HELLO_BYTES] = "GET / HTTP/1.1";
@@ -165,18 +165,18 @@ Test(door, no_hello__rejected_and_told_why)
 
 	begin(0);
 	fd = hello(&answer);
-	expect_rejected(&answer.door.rails[0], NULL, 0, wrong);
-	expect_rejected(&answer.door.rails[0], bytes, sizeof(bytes), wrong);
+	expect_rejected(&answer.addresses.rails[0], NULL, 0, wrong);
+	expect_rejected(&answer.addresses.rails[0], bytes, sizeof(bytes), wrong);
 	lane = lane_of(&answer, 0);
 	rdma_hello_encode(&lane, bytes);
 	bytes[4] ^= 1; /* the version */
-	expect_rejected(&answer.door.rails[0], bytes, sizeof(bytes), wrong);
+	expect_rejected(&answer.addresses.rails[0], bytes, sizeof(bytes), wrong);
 	close(fd);
 	expect_session("rdma", "both sides have RDMA");
 }
 
 /* Whoever it is, what it says is not what the session's secret makes of it. */
-Test(door, without_proof__rejected_and_told_why)
+Test(rdma_listener, without_proof__rejected_and_told_why)
 {
 	struct answer answer;
 	struct hello_lane lane, other;
@@ -202,7 +202,7 @@ Test(door, without_proof__rejected_and_told_why)
 }
 
 /* Neither side has anything of RDMA in a session without lanes, whatever it would have been. */
-Test(door, no_lanes__no_rdma)
+Test(rdma_listener, no_lanes__no_rdma)
 {
 	const struct hello_control control = {.transport = VMFERRY_TRANSPORT_AUTO};
 	struct vmferry_memory *memory;
@@ -224,13 +224,13 @@ Test(door, no_lanes__no_rdma)
 	close(fd);
 }
 
-Test(door, destination_answers_rdma_without_lanes__eproto)
+Test(rdma_listener, destination_answers_rdma_without_lanes__eproto)
 {
-	struct answer answer = {.transport = VMFERRY_TRANSPORT_RDMA, .door.rail_count = 1};
+	struct answer answer = {.transport = VMFERRY_TRANSPORT_RDMA, .addresses.rail_count = 1};
 	uint8_t reply[ANSWER_BYTES];
 
 	log_keep();
-	cr_assert_eq(rail_parse("10.99.0.1", &answer.door.rails[0]), 0);
+	cr_assert_eq(rail_parse("10.99.0.1", &answer.addresses.rails[0]), 0);
 	answer_encode(&answer, reply);
 	cr_expect_eq(raw_answered(reply, sizeof(reply)), -EPROTO);
 	cr_expect(log_has("0 lanes of transport 2 answered"));
@@ -266,7 +266,7 @@ static void expect_made_right(struct rdma_connection *conn, unsigned int access)
 	cr_expect_eq(attr.min_rnr_timer, 12);
 }
 
-Test(door, connected__timers_are_short_and_access_is_little)
+Test(rdma_listener, connected__timers_are_short_and_access_is_little)
 {
 	struct vmferry_session *source;
 
@@ -286,21 +286,21 @@ Test(door, connected__timers_are_short_and_access_is_little)
 
 /* ---- more memory than may be pinned ---------------------------------------------------------- */
 
-Test(door, memory_beyond_the_sources_limit__tcp_and_the_limit)
+Test(rdma_listener, memory_beyond_the_sources_limit__tcp_and_the_limit)
 {
 	begin(LIMIT);
 	options.memory = 2 * LIMIT;
 	expect_session("tcp", "the memlock limit of 1048576 bytes");
 }
 
-Test(door, memory_within_the_limit__rdma)
+Test(rdma_listener, memory_within_the_limit__rdma)
 {
 	begin(LIMIT);
 	options.memory = LIMIT;
 	expect_session("rdma", "both sides have RDMA");
 }
 
-Test(door, memory_beyond_the_destinations_limit__tcp)
+Test(rdma_listener, memory_beyond_the_destinations_limit__tcp)
 {
 	const struct hello_control control = {
 		.rdma_lanes = 2, .transport = VMFERRY_TRANSPORT_AUTO, .memory = 2 * LIMIT};
@@ -314,7 +314,7 @@ Test(door, memory_beyond_the_destinations_limit__tcp)
 }
 
 /* Who insists on RDMA is not given anything else, and finds the limit when it registers. */
-Test(door, memory_beyond_the_limit_and_rdma_asked_for__rdma)
+Test(rdma_listener, memory_beyond_the_limit_and_rdma_asked_for__rdma)
 {
 	begin(LIMIT);
 	options.memory = 2 * LIMIT;
