@@ -18,6 +18,8 @@ guest=(--memory 32M --fill 16M --ws 2M --rate 1M --heartbeat 100 --console none)
 top=$(mktemp -d /tmp/crossing.XXXX)
 chmod 755 "$top"
 failures=0
+# A case's exit code for a guest that the emulated processors have lost, see is_lost_in_kvm().
+lost=75
 
 # Runs a function as a case, in a process and a directory of its own. What it leaves running dies with it.
 run_case() { # directory function [argument...]
@@ -31,10 +33,17 @@ run_case() { # directory function [argument...]
 
 # VMFERRY_CASES is a regular expression for those who want some cases only.
 attempt() { # name function [argument...]
-	local name=$1 start=$SECONDS
+	local name=$1 start=$SECONDS code=0
 	shift
 	[[ $name =~ ${VMFERRY_CASES:-.} ]] || return 0
-	if run_case "$top/$name" "$@"; then
+	run_case "$top/$name" "$@" || code=$?
+	if ((code == lost)); then
+		echo "LOST GUEST in $name, which is tried once more: $(<"$top/$name/why")"
+		mv "$top/$name" "$top/$name.lost"
+		code=0
+		run_case "$top/$name" "$@" || code=$?
+	fi
+	if ((code == 0)); then
 		echo "ok $name ($((SECONDS - start)) s)"
 		return
 	fi
@@ -138,6 +147,17 @@ milliseconds() {
 	echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }
 
+# Whether the guest's vCPU sleeps in KVM_RUN (ioctl 16 of 0xae80): then nobody in its process holds it, and its timer does not reach it
+# any more. Emulated processors that run KVM lose a guest like that now and then, once in hundreds of migrations.
+is_lost_in_kvm() { # socket
+	local command="grep -qsE '^16 0x[0-9a-f]+ 0xae80 ' \$(pgrep -f -- '--control $1' | sed 's|.*|/proc/&/task/*/syscall|')"
+	if [[ $1 == destination ]]; then
+		"${far[@]}" bash -c "$command"
+	else
+		bash -c "$command"
+	fi
+}
+
 # The guest that a process has runs, finds its memory right, and has read all of it once more since now.
 assert_runs_at() { # socket
 	local state faults scrubs beats before
@@ -151,7 +171,9 @@ assert_runs_at() { # socket
 		((scrubs < before[0] + 2 || beats <= before[1])) || return 0
 		sleep 0.1
 	done
-	fail "$1: the guest does not get on: ${before[*]} were checks and beats, $scrubs $beats are"
+	echo "$1: the guest does not get on: ${before[*]} were checks and beats, $scrubs $beats are" >why
+	[[ "${before[*]}" != "$scrubs $beats" ]] || ! is_lost_in_kvm "$1" || exit "$lost"
+	exit 1
 }
 
 # The command that runs the program, which holds in that phase, if one is named.
