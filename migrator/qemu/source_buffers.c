@@ -31,25 +31,22 @@ void source_open_buffers(struct qemu_source *s)
 	resize(s, SEND_BUFFER_MAX);
 }
 
-/*
- * Bytes that were read from each connection in use since the last time. While QEMU has little to
- * send they are few, and say nothing of what could be read.
- */
+/* Bytes that were read from the busiest connection since the last time. */
 static uint64_t read_since(struct qemu_source *s)
 {
 	struct source_pace *p = &s->pace;
-	uint64_t moved = 0, used = 0;
+	uint64_t most = 0;
 
 	pthread_mutex_lock(&s->relay.lock);
 	for (unsigned int i = 0; i < s->relay.connection_count; i++) {
 		uint64_t bytes = atomic_load(&s->relay.connections[i]->bytes_in);
 
-		moved += bytes - p->bytes[i];
-		used += bytes != p->bytes[i];
+		if (bytes - p->bytes[i] > most)
+			most = bytes - p->bytes[i];
 		p->bytes[i] = bytes;
 	}
 	pthread_mutex_unlock(&s->relay.lock);
-	return used == 0 ? 0 : moved / used;
+	return most;
 }
 
 void source_adapt_buffers(struct qemu_source *s)
@@ -61,6 +58,7 @@ void source_adapt_buffers(struct qemu_source *s)
 
 	if (size == 0)
 		return;
+	/* The most ever: while QEMU has little to send, little is read. */
 	bytes = read_since(s);
 	if (p->at_ns != 0 && now > p->at_ns && bytes * AHEAD_NS / (now - p->at_ns) > p->ahead)
 		p->ahead = bytes * AHEAD_NS / (now - p->at_ns);
