@@ -163,7 +163,7 @@ assert_runs_at() { # socket
 	local state faults scrubs beats before
 	await 20 is "$1" /state running || fail "$1 does not run: $(look "$1" /state 2>&1)"
 	mapfile -t before < <(look "$1" /scrubs /vcpus/0/beats)
-	for _ in {1..600}; do
+	for _ in {1..1200}; do
 		read -r -d '' state faults scrubs beats < <(look "$1" /state /faults /scrubs /vcpus/0/beats)
 		[[ $state == running ]] || fail "$1 ran and is now: $state"
 		[[ $faults == 0 ]] || fail "$1: the guest found $faults faults in its memory"
@@ -193,7 +193,7 @@ is_held() {
 
 # Until the engine stands still in the phase that the case has chosen.
 await_hold() {
-	await 60 is_held || fail "never came to the phase $hold_source$hold_destination"
+	await 180 is_held || fail "never came to the phase $hold_source$hold_destination"
 }
 
 go_on() {
