@@ -89,16 +89,21 @@ static bool ended(pid_t pid, uint64_t deadline)
 	return true;
 }
 
+void child_reap(pid_t pid, uint64_t deadline)
+{
+	if (ended(pid, deadline))
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 void child_stop(struct child *child)
 {
 	if (child->pid == 0)
 		return;
 	if (child->client != NULL)
 		client_send(child->client, client_request("quit"));
-	if (!ended(child->pid, vmferry_now() + END_NS)) {
-		kill(child->pid, SIGKILL);
-		waitpid(child->pid, NULL, 0);
-	}
+	child_reap(child->pid, vmferry_now() + END_NS);
 	client_free(&child->client);
 	unlink(child->path);
 	child->pid = 0;

@@ -36,6 +36,9 @@ int child_start(struct child *child, const char *name, const char *directory, st
  */
 int child_status(struct child *child, int signal_fd, struct json_object **status);
 
+/* Waits for the process to end, and kills it if it has not by @deadline. */
+void child_reap(pid_t pid, uint64_t deadline);
+
 /* Asks it to quit, kills it if it does not, and waits for it. Accepts one that never started. */
 void child_stop(struct child *child);
 

@@ -21,6 +21,7 @@
 
 #include <vmferry/vmferry.h>
 
+#include "child.h"
 #include "exit.h"
 #include "report.h"
 #include "signals.h"
@@ -30,10 +31,7 @@
 #define END_NS	      (5 * NS_PER_S)
 #define LINE_MAX_SIZE (4u << 20)
 
-/*
- * ---- in the child
- * -------------------------------------------------------------------------------------------
- */
+/* ---- in the child ---------------------------------------------------------------------------- */
 
 struct place {
 	int fd;
@@ -118,10 +116,7 @@ static void live(const struct place *place)
 	exit(ret < 0 ? EXIT_FAILED : EXIT_COMPLETED);
 }
 
-/*
- * ---- in the parent
- * ------------------------------------------------------------------------------------------
- */
+/* ---- in the parent --------------------------------------------------------------------------- */
 
 /* The next line; NULL: none by @deadline, or none any more. */
 static struct json_object *take_line(struct qemu_end *end, uint64_t deadline)
@@ -216,27 +211,12 @@ struct json_object *qemu_end_report(struct qemu_end *end, uint64_t deadline)
 	return end->pid == 0 ? NULL : take_line(end, deadline);
 }
 
-static bool has_ended(pid_t pid, uint64_t deadline)
-{
-	const struct timespec pause = {.tv_nsec = 2 * (long)NS_PER_MS};
-
-	while (waitpid(pid, NULL, WNOHANG) == 0) {
-		if (vmferry_now() >= deadline)
-			return false;
-		nanosleep(&pause, NULL);
-	}
-	return true;
-}
-
 void qemu_end_stop(struct qemu_end *end)
 {
 	if (end->pid == 0)
 		return;
 	kill(end->pid, SIGTERM);
-	if (!has_ended(end->pid, vmferry_now() + END_NS)) {
-		kill(end->pid, SIGKILL);
-		waitpid(end->pid, NULL, 0);
-	}
+	child_reap(end->pid, vmferry_now() + END_NS);
 	close(end->fd);
 	lines_free(&end->lines);
 	end->pid = 0;

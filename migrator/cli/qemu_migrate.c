@@ -51,7 +51,6 @@ struct drive_settings {
 };
 
 /* In the order of enum placement_wish. */
-static const char *const places[] = {"auto", "mapped", "process", "forward", NULL};
 
 #define AT(member) offsetof(struct drive_settings, member)
 
@@ -88,7 +87,7 @@ static const struct option_spec drive_specs[] = {
 	       AT(lanes), .min = 1, .max = VMFERRY_LANES_MAX, .word = "auto", .word_value = 0),
 	OPTION("place", "HOW", "auto",
 	       "How pages come into the receiving QEMU's memory, as with qemu-receive.",
-	       OPTION_CHOICE, AT(place), .choices = places),
+	       OPTION_CHOICE, AT(place), .choices = qemu_place_choices),
 	OPTION("socket", "PATH", NULL,
 	       "Where the source's end of the adaptor listens for QEMU. Without it a path of its own, or that of "
 	       "--incoming when the receiver is another host's.",

@@ -23,7 +23,6 @@ struct receive_settings {
 };
 
 /* In the order of enum placement_wish. */
-static const char *const places[] = {"auto", "mapped", "process", "forward", NULL};
 
 #define AT(member) offsetof(struct receive_settings, member)
 
@@ -38,7 +37,7 @@ static const struct option_spec receive_specs[] = {
 	       "How pages come into QEMU's memory: mapped, written by lanes straight into memory that QEMU shares "
 	       "(memfd, file and hugetlbfs backends with share=on); process, copied into private memory; forward, "
 	       "left in the stream for QEMU; auto, the best that each block allows.",
-	       OPTION_CHOICE, AT(place), .choices = places),
+	       OPTION_CHOICE, AT(place), .choices = qemu_place_choices),
 	OPTION("populate-threads", "N", "2",
 	       "Threads that populate mapped memory ahead of its pages; 0: none.", OPTION_COUNT,
 	       AT(populate_threads), .max = 64),

@@ -7,7 +7,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../qemu/placement.h"
 #include "report.h"
+
+const char *const qemu_place_choices[] = {
+	[PLACEMENT_WISH_AUTO] = "auto",
+	[PLACEMENT_WISH_MAPPED] = "mapped",
+	[PLACEMENT_WISH_PROCESS] = "process",
+	[PLACEMENT_WISH_FORWARD] = "forward",
+	NULL,
+};
 
 void qemu_output_report(void *ctx, bool completed, struct json_object *report)
 {

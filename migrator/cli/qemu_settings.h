@@ -10,6 +10,9 @@
 
 struct json_object;
 
+/* Of --place, in the order of enum placement_wish. */
+extern const char *const qemu_place_choices[];
+
 /* Log and reports of a service of migrations, of which several may end at once. */
 struct qemu_output {
 	const char *json; /* path, NULL: none. Each report replaces the one before. */

@@ -53,17 +53,12 @@ static int register_staging(struct qemu_destination *d)
 				VMFERRY_ACCESS_REMOTE_WRITE, &d->staging_memory);
 }
 
-static bool over_rdma(const struct qemu_destination *d)
-{
-	return strcmp(vmferry_session_transport(d->relay.session), "rdma") == 0;
-}
-
 /* Over RDMA memory is pinned as it is written to: too late then to find that it may not be. */
 static bool may_pin(const struct qemu_destination *d, uint64_t bytes)
 {
 	struct rlimit limit;
 
-	if (!over_rdma(d) || d->pins_freely)
+	if (!relay_is_rdma(&d->relay) || d->pins_freely)
 		return true;
 	return getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
 	       bytes <= limit.rlim_cur;
@@ -159,9 +154,9 @@ static int check_autostart(struct qemu_destination *d, const struct peer_blocks 
 		return 0;
 	return relay_fail(
 		&d->relay, -EPERM,
-		"QEMU, pid %d, starts the guest by itself and the migration has a return path: if its last "
-		"answer is lost, both run; start it with -S and let it continue by QMP, or give "
-		"--allow-autostart",
+		"QEMU, pid %d, starts the guest by itself and the migration has a return path: if "
+		"its last answer is lost, both run; start it with -S and let it continue by QMP, "
+		"or give --allow-autostart",
 		(int)d->process.pid);
 }
 
@@ -228,7 +223,7 @@ int destination_take_ahead(struct qemu_destination *d, const struct vmferry_mess
 	if (d->memories[numbers[0]] != NULL)
 		vmferry_prepare(d->memories[numbers[0]], offset, bytes);
 	/* To be pinned it is populated, by the transport's own threads. */
-	if (d->populate != NULL && !(over_rdma(d) && d->memories[numbers[0]] != NULL))
+	if (d->populate != NULL && !(relay_is_rdma(&d->relay) && d->memories[numbers[0]] != NULL))
 		placement_populate_ahead(d->populate, numbers[0], offset, bytes);
 	return 0;
 }

@@ -27,24 +27,6 @@ const char *placement_kind_name(enum placement_kind kind)
 	return kinds[kind];
 }
 
-int placement_wish_parse(const char *text, enum placement_wish *wish)
-{
-	static const char *const wishes[] = {
-		[PLACEMENT_WISH_AUTO] = "auto",
-		[PLACEMENT_WISH_MAPPED] = "mapped",
-		[PLACEMENT_WISH_PROCESS] = "process",
-		[PLACEMENT_WISH_FORWARD] = "forward",
-	};
-
-	for (unsigned int i = 0; i < sizeof(wishes) / sizeof(*wishes); i++) {
-		if (strcmp(text, wishes[i]) == 0) {
-			*wish = (enum placement_wish)i;
-			return 0;
-		}
-	}
-	return -EINVAL;
-}
-
 /* Whether the kernel's setting @name lets memory that asks for huge pages have them. */
 static bool has_huge_pages(const char *name)
 {

@@ -71,9 +71,6 @@ static inline void *placement_pointer(const struct placement *placement, uint64_
 /* "mapped", "process", "forward". */
 const char *placement_kind_name(enum placement_kind kind);
 
-/* Of the option's text "auto", "mapped", "process", "forward". -EINVAL */
-int placement_wish_parse(const char *text, enum placement_wish *wish);
-
 /*
  * Finds each of the @count @blocks in @process and maps what can be mapped. @qmp NULL: by /proc
  * alone. No block's failure is an error: it is FORWARD, with the reason. Small blocks and those

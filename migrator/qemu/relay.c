@@ -202,6 +202,11 @@ static int dispatch(struct relay *relay, struct vmferry_message *m)
 	return connection_message(c, m);
 }
 
+bool relay_is_rdma(const struct relay *relay)
+{
+	return strcmp(vmferry_session_transport(relay->session), "rdma") == 0;
+}
+
 static bool is_finishing(struct relay *relay)
 {
 	bool finishing;
@@ -218,12 +223,11 @@ static bool is_finishing(struct relay *relay)
  */
 static int check_silence(struct relay *relay, uint64_t began, uint64_t *quiet_ns)
 {
-	bool rdma = strcmp(vmferry_session_transport(relay->session), "rdma") == 0;
 	uint64_t waited = vmferry_now() - began;
 
 	if (waited <= SLICE_NS + LATE_NS)
 		*quiet_ns += waited;
-	if (*quiet_ns < (rdma ? HUNG_NS : SILENT_NS) || is_finishing(relay))
+	if (*quiet_ns < (relay_is_rdma(relay) ? HUNG_NS : SILENT_NS) || is_finishing(relay))
 		return 0;
 	return relay_fail(
 		relay, -ETIMEDOUT,

@@ -136,6 +136,9 @@ int relay_add(struct relay *relay, int fd, void *user, struct connection **conne
 /* Whether all connections have ended. With the relay's lock held. */
 bool relay_ended(const struct relay *relay);
 
+/* Whether the lanes go over RDMA. */
+bool relay_is_rdma(const struct relay *relay);
+
 /* Waits until all connections have ended, 0, or the relay is over, its error. */
 int relay_wait(struct relay *relay);
 
