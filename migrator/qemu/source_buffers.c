@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How far QEMU may write ahead of its readers. What it has written and nobody has read stands in
- * front of the last pages when the guest is stopped: so it is what is read in a few milliseconds,
- * whatever limits that, the link or the processors. Until that is known it is the most.
+ * How much QEMU may write before it is read. Unread bytes delay the last pages when the guest is
+ * stopped, so the buffers hold what is read in a few milliseconds, whether the link or the
+ * processors limit that. Until the rate is known they have their maximum size.
  */
 #include <string.h>
 

@@ -39,8 +39,8 @@
 /* For a message of no bytes into an empty queue. */
 #define BEAT_SEND_NS (10 * NS_PER_MS)
 /*
- * Busy polling is done by whoever waits, so this thread leaves the processor to him; should nobody
- * wait for what comes, the peer gets its credits back at this pace.
+ * While a session is busy polled, the waiting threads poll and this one leaves the processor to
+ * them. It still polls at this interval: if no thread waits, the peer needs its credits back.
  */
 #define IDLE_BUSY_NS (20 * NS_PER_MS)
 /* So that a peer who talks without end cannot keep this thread from the rest. */
@@ -394,9 +394,8 @@ static void unwatch(struct rdma_service *s, int fd)
 }
 
 /*
- * Queues that were armed before busy polling make an event each in it, and the processor is wanted
- * by others. Taken out altogether: a channel wakes whoever has it in his epoll set, for whatever
- * events.
+ * A queue that was armed before busy polling began still raises one event, which would wake this
+ * thread in vain. So the channels leave the epoll set meanwhile.
  */
 static void watch_or_poll(struct rdma_service *s)
 {
