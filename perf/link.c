@@ -340,12 +340,15 @@ static void usage(void)
 	       "  --streams N        connections, a thread for each on both sides (default 1)\n"
 	       "  --size SIZE        bytes to move (default 1G)\n"
 	       "  --piece SIZE       bytes of an iovec (default 4K)\n"
-	       "  --call SIZE        bytes in a system call at most (default 1M; at most %d iovecs)\n"
-	       "  --congestion NAME  congestion control (default cubic, as lanes have on loopback)\n"
+	       "  --call SIZE        bytes in a system call at most (default 1M; at most %d "
+	       "iovecs)\n"
+	       "  --congestion NAME  congestion control (default cubic, as lanes have on "
+	       "loopback)\n"
 	       "  --sndbuf SIZE, --rcvbuf SIZE   fixed buffers (default: the system adapts them)\n"
 	       "  --huge             anonymous memory with transparent huge pages\n"
 	       "  --untouched        receive into memory that was never touched\n"
-	       "  --hops 1|2         processes in between: unix socket to TCP at the sender, 2: and back at the receiver\n"
+	       "  --hops 1|2         processes in between: unix socket to TCP at the sender, 2: "
+	       "and back at the receiver\n"
 	       "  --splice           they splice() and copy nothing\n",
 	       IOV_MAX);
 }

@@ -394,9 +394,11 @@ static void migrate(unsigned int cuts, struct outcome *o)
 static void usage(void)
 {
 	printf("usage: perf-losses [OPTION]...\n"
-	       "  --migrations N   with cuts; a fifth as many without, for comparison (default 10)\n"
+	       "  --migrations N   with cuts; a fifth as many without, for comparison (default "
+	       "10)\n"
 	       "  --cuts K         in each of them (default 5)\n"
-	       "  --memory SIZE, --ws SIZE, --rate SIZE   of the guest (default 1G, 256M, 200000000)\n"
+	       "  --memory SIZE, --ws SIZE, --rate SIZE   of the guest (default 1G, 256M, "
+	       "200000000)\n"
 	       "  --downtime MS    limit of the blackout (default 300)\n"
 	       "  --seed N         of the moments (default 1)\n");
 }

@@ -25,10 +25,9 @@ static int pause_accepting(struct vmferry_listener *listener, int error)
 	const struct itimerspec soon = {.it_value.tv_nsec = PAUSE_NS};
 
 	if (!listener->starved)
-		log_error(
-			"listener %s: cannot accept: %s: raise the limit of open files or of memory; "
-			"trying again until it works",
-			listener->uri, strerror(-error));
+		log_error("listener %s: cannot accept: %s: raise the limit of open files or of "
+			  "memory; trying again until it works",
+			  listener->uri, strerror(-error));
 	listener->starved = true;
 	if (timerfd_settime(listener->pause_fd, 0, &soon, NULL) < 0 ||
 	    epoll_ctl(listener->epoll_fd, EPOLL_CTL_DEL, listener->fd, NULL) < 0)

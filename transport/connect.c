@@ -53,10 +53,9 @@ static int open_control(const char *uri, bool insecure, uint64_t deadline, struc
 	if (ret < 0)
 		return ret;
 	if (strtoul(parsed.port, NULL, 10) == 0) {
-		log_error(
-			"uri '%s': port 0 is only for listening: name the port that the destination "
-			"shows",
-			uri);
+		log_error("uri '%s': port 0 is only for listening: name the port that the "
+			  "destination shows",
+			  uri);
 		return -EINVAL;
 	}
 	ret = uri_resolve(&parsed, false, insecure, &list);
@@ -76,7 +75,8 @@ static int check_answer(const char *uri, const uint8_t *prefix, struct answer *a
 	}
 	if (answer->version != PROTOCOL_VERSION) {
 		log_error(
-			"connect %s: peer speaks version %u, this is %u: upgrade the older of the two",
+			"connect %s: peer speaks version %u, this is %u: upgrade the older of the "
+			"two",
 			uri, answer->version, PROTOCOL_VERSION);
 		return -EPROTO;
 	}
@@ -312,10 +312,9 @@ int vmferry_connect(const char *uri, const struct vmferry_transport_options *opt
 	if (ret != -EREMOTEIO)
 		return ret;
 	if (o.transport == VMFERRY_TRANSPORT_RDMA) {
-		log_error(
-			"connect %s: no RDMA lanes: %s: see vmferry check on both sides, or use the "
-			"transport tcp or auto",
-			uri, why);
+		log_error("connect %s: no RDMA lanes: %s: see vmferry check on both sides, or use "
+			  "the transport tcp or auto",
+			  uri, why);
 		return ret;
 	}
 	log_warn("connect %s: no RDMA lanes: %s: using TCP", uri, why);

@@ -194,10 +194,10 @@ static int check_part(const struct vmferry_memory *memory, uint64_t offset, uint
 {
 	if (memory_holds(memory, offset, length))
 		return 0;
-	log_error(
-		"session %s: memory at 0x%llx: offset 0x%llx, 0x%llx bytes, leave it: nothing is %s",
-		memory->session->name, (unsigned long long)memory->address,
-		(unsigned long long)offset, (unsigned long long)length, what);
+	log_error("session %s: memory at 0x%llx: offset 0x%llx, 0x%llx bytes, leave it: nothing is "
+		  "%s",
+		  memory->session->name, (unsigned long long)memory->address,
+		  (unsigned long long)offset, (unsigned long long)length, what);
 	return -EINVAL;
 }
 

@@ -128,8 +128,8 @@ int uri_resolve(const struct uri *uri, bool listening, bool insecure, struct add
 			continue;
 		log_error(
 			"uri host '%s': refused: the address is not loopback and nothing would be "
-			"authenticated or encrypted: use 127.0.0.1 or [::1], or say insecure if the "
-			"network is trusted",
+			"authenticated or encrypted: use 127.0.0.1 or [::1], or say insecure if "
+			"the network is trusted",
 			uri->host);
 		freeaddrinfo(found);
 		return -EPERM;

@@ -20,7 +20,8 @@ struct check_settings {
 
 static const struct option_spec check_specs[] = {
 	OPTION("rdma-test", "ADDR", NULL,
-	       "Test the RDMA port with this address: write to memory of this process over it, fence, compare.",
+	       "Test the RDMA port with this address: write to memory of this process over it, "
+	       "fence, compare.",
 	       OPTION_TEXT, offsetof(struct check_settings, rail)),
 	OPTION("json", "FILE", NULL, "Also write what was found to this file, as JSON.",
 	       OPTION_TEXT, offsetof(struct check_settings, json)),

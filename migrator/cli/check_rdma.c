@@ -101,7 +101,8 @@ static const char *closed_remedy(int error)
 	case -ENXIO:
 		return "modprobe ib_uverbs";
 	default:
-		return "see whether ibv_devinfo can open it, and what the kernel's log (dmesg) says";
+		return "see whether ibv_devinfo can open it, and what the kernel's log (dmesg) "
+		       "says";
 	}
 }
 
@@ -191,11 +192,10 @@ static void check_mtu(struct found *found, const struct vmferry_rdma_port *port)
 		snprintf(remedy, sizeof(remedy),
 			 "raise the partition's MTU at the subnet manager: small packets are slow");
 	else
-		snprintf(
-			remedy, sizeof(remedy),
-			"ip link set %s mtu %d, or more, on both hosts and the switches between: small "
-			"packets are slow",
-			*port->netdev == '\0' ? "INTERFACE" : port->netdev, ETHERNET_MTU);
+		snprintf(remedy, sizeof(remedy),
+			 "ip link set %s mtu %d, or more, on both hosts and the switches between: "
+			 "small packets are slow",
+			 *port->netdev == '\0' ? "INTERFACE" : port->netdev, ETHERNET_MTU);
 	check_add(found->checks, &item, "%u of %u", port->active_mtu, port->max_mtu);
 }
 
@@ -256,9 +256,9 @@ static void check_none(struct json_object *checks)
 {
 	struct check_item item = {
 		.name = "RDMA",
-		.remedy =
-			"load the driver of the NIC, like mlx5_ib, and ib_uverbs; RoCE in software: modprobe "
-			"rdma_rxe; rdma link add rxe0 type rxe netdev INTERFACE"};
+		.remedy = "load the driver of the NIC, like mlx5_ib, and ib_uverbs; RoCE in "
+			  "software: modprobe rdma_rxe; rdma link add rxe0 type rxe netdev "
+			  "INTERFACE"};
 
 	if (kernel_has_device())
 		item.remedy = "apt install ibverbs-providers; modprobe ib_uverbs";

@@ -41,12 +41,14 @@ struct demo_settings {
 
 static const struct option_spec demo_specs[] = {
 	OPTION("verify", NULL, "yes",
-	       "Compare all memory of both sides as it was in the pause. The blackout grows by that.",
+	       "Compare all memory of both sides as it was in the pause. The blackout grows by "
+	       "that.",
 	       OPTION_SWITCH, AT(verify)),
 	OPTION("warmup", "TIME", "300ms", "Let the guest run for so long before it is migrated.",
 	       OPTION_DURATION, AT(warmup)),
 	OPTION("after", "TIME", "500ms",
-	       "Watch the guest at the destination for so long, or until it has checked all its memory.",
+	       "Watch the guest at the destination for so long, or until it has checked all its "
+	       "memory.",
 	       OPTION_DURATION, AT(after)),
 	OPTION("console", "FILE", "none", CONSOLE_HELP, OPTION_TEXT, AT(console)),
 	OPTION("json", "FILE", NULL, JSON_HELP, OPTION_TEXT, AT(json)),
@@ -203,7 +205,8 @@ static int wait_ready(struct demo *demo)
 			return rc;
 		if (look.stopped || vmferry_now() >= deadline) {
 			fprintf(stderr,
-				"vmferry demo: the guest did not get ready: %s: look at --console -\n",
+				"vmferry demo: the guest did not get ready: %s: look at --console "
+				"-\n",
 				look.stopped ? look.why : "time is up");
 			return -ETIMEDOUT;
 		}
@@ -409,9 +412,8 @@ static int demo_main(struct cli *cli, int argc, char **argv)
 const struct command command_demo = {
 	.name = "demo",
 	.arguments = "",
-	.summary =
-		"Migrate a live guest from one process to another on this host, check it, and report. "
-		"Ctrl-C cancels, and the guest runs on at the source.",
+	.summary = "Migrate a live guest from one process to another on this host, check it, and "
+		   "report. Ctrl-C cancels, and the guest runs on at the source.",
 	.groups = groups,
 	.main = demo_main,
 };

@@ -37,8 +37,8 @@ static int lost(int rc)
 {
 	progress_clear();
 	fprintf(stderr,
-		"vmferry: the source process: %s: how the migration ended is unknown: look where the "
-		"guest runs\n",
+		"vmferry: the source process: %s: how the migration ended is unknown: look where "
+		"the guest runs\n",
 		rc == -ECONNRESET ? "it is gone" : strerror(-rc));
 	return EXIT_INDETERMINATE;
 }

@@ -29,14 +29,14 @@ static const struct option_spec machine_specs[] = {
 	OPTION("vcpus", "N", "1", "Virtual CPUs of the guest.", OPTION_COUNT, AT(vcpus), .min = 1,
 	       .max = VMM_VCPUS_MAX),
 	OPTION("pages", "KIND", "thp",
-	       "Pages behind the guest's memory: thp, transparent huge pages where the system gives them; 4k; "
-	       "or huge, from the pool of 2 MiB pages.",
+	       "Pages behind the guest's memory: thp, transparent huge pages where the system "
+	       "gives them; 4k; or huge, from the pool of 2 MiB pages.",
 	       OPTION_CHOICE, AT(pages), .choices = pages_choices),
 	OPTION("numa", "NODE", "any", "Bind the guest's memory to this NUMA node.", OPTION_COUNT,
 	       AT(numa), .max = 1023, .word = "any", .word_value = NUMA_ANY),
 	OPTION("tracker", "KIND", "auto",
-	       "How dirty pages are found: ring, the KVM dirty ring; log, the KVM dirty log; auto, the ring "
-	       "where the kernel has it.",
+	       "How dirty pages are found: ring, the KVM dirty ring; log, the KVM dirty log; auto, "
+	       "the ring where the kernel has it.",
 	       OPTION_CHOICE, AT(tracker), .choices = tracker_choices),
 	OPTION("ring-entries", "N", "auto", "Entries of each vCPU's dirty ring, a power of two.",
 	       OPTION_COUNT, AT(ring_entries), .min = 1024, .max = 65536, .word = "auto",
@@ -45,7 +45,8 @@ static const struct option_spec machine_specs[] = {
 	       "Boot this multiboot ELF image. Without it the guest that is built in is booted.",
 	       OPTION_TEXT, AT(guest)),
 	OPTION("module", "FILE", NULL,
-	       "Multiboot module to load, its words behind the name: \"FILE WORDS\". May be repeated.",
+	       "Multiboot module to load, its words behind the name: \"FILE WORDS\". May be "
+	       "repeated.",
 	       OPTION_LIST, AT(modules)),
 	OPTION("append", "WORDS", NULL,
 	       "The guest's command line; with the built-in guest, words to add to the workload's.",
@@ -67,7 +68,8 @@ static const struct option_spec workload_specs[] = {
 	       "Bytes that all vCPUs together dirty in a second; 0 is an idle guest.", OPTION_SIZE,
 	       AT(rate)),
 	OPTION("pattern", "WORD", "random",
-	       "Order of the writes: seq, random, or hotcold (90 % of them in 10 % of the working set).",
+	       "Order of the writes: seq, random, or hotcold (90 % of them in 10 % of the working "
+	       "set).",
 	       OPTION_CHOICE, AT(pattern), .choices = pattern_choices),
 	OPTION("zero", "PERCENT", "0", "Share of the rewrites that leave a page of zeroes.",
 	       OPTION_COUNT, AT(zero), .max = 100),

@@ -12,8 +12,8 @@ const char *kvm_remedy(int error)
 {
 	if (error == EACCES || error == EPERM)
 		return "join the group kvm (adduser USER kvm, then log in again) or run as root";
-	return "enable virtualization in the firmware, or nested virtualization for this virtual machine, "
-	       "and load kvm_intel or kvm_amd";
+	return "enable virtualization in the firmware, or nested virtualization for this virtual "
+	       "machine, and load kvm_intel or kvm_amd";
 }
 
 bool kvm_present(void)
@@ -25,8 +25,8 @@ bool kvm_present(void)
 		return true;
 	}
 	fprintf(stderr,
-		"vmferry: /dev/kvm: %s: no guest can run here: %s; vmferry check, the build and the unit "
-		"tests work without it\n",
+		"vmferry: /dev/kvm: %s: no guest can run here: %s; vmferry check, the build and "
+		"the unit tests work without it\n",
 		strerror(errno), kvm_remedy(errno));
 	return false;
 }

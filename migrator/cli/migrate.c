@@ -79,8 +79,8 @@ const struct command command_migrate = {
 	.arguments = "SOCKET URI",
 	.argument_count = 2,
 	.summary =
-		"Move the guest of the process with this control socket to tcp:HOST:PORT. Ctrl-C cancels, "
-		"and the guest runs on.",
+		"Move the guest of the process with this control socket to tcp:HOST:PORT. Ctrl-C "
+		"cancels, and the guest runs on.",
 	.groups = groups,
 	.main = migrate_main,
 };

@@ -25,8 +25,8 @@ static const struct option_spec migration_specs[] = {
 	       "Give up, the guest running on, when the migration is not committed by then.",
 	       OPTION_DURATION, AT(timeout), .min = 1000000, .max = 604800000000000ull),
 	OPTION("reconnect", "TIME", "10s",
-	       "When lanes or the control connection are lost, connect again for so long and go on; 0 or never: "
-	       "fail.",
+	       "When lanes or the control connection are lost, connect again for so long and go "
+	       "on; 0 or never: fail.",
 	       OPTION_DURATION, AT(reconnect), .max = 3600000000000ull, .word = "never",
 	       .word_value = 0),
 	OPTION("lanes", "N", "auto",
@@ -39,14 +39,16 @@ const struct option_group migration_group = {"Migration options", migration_spec
 
 static const struct option_spec migrate_specs[] = {
 	OPTION("verify", NULL, "no",
-	       "Compare all memory of both sides as it was in the pause. The blackout grows by that.",
+	       "Compare all memory of both sides as it was in the pause. The blackout grows by "
+	       "that.",
 	       OPTION_SWITCH, AT(verify)),
 	OPTION("tracker", "KIND", "auto",
-	       "How dirty pages are found: ring and log need a guest that was started for them; auto takes "
-	       "what it was started for.",
+	       "How dirty pages are found: ring and log need a guest that was started for them; "
+	       "auto takes what it was started for.",
 	       OPTION_CHOICE, AT(tracker), .choices = tracker_choices),
 	OPTION("insecure", NULL, "no",
-	       "Allow addresses other than loopback, although nothing is authenticated or encrypted.",
+	       "Allow addresses other than loopback, although nothing is authenticated or "
+	       "encrypted.",
 	       OPTION_SWITCH, AT(insecure)),
 	{.name = NULL},
 };

@@ -60,12 +60,12 @@ static const struct option_spec drive_specs[] = {
 	OPTION("to-qmp", "PATH", NULL, "QMP socket of the QEMU that receives it. Needed.",
 	       OPTION_TEXT, AT(to_qmp)),
 	OPTION("incoming", "PATH", NULL,
-	       "Path of the receiving QEMU's incoming socket: it listens there, or is told to when it waits with "
-	       "-incoming defer. Needed.",
+	       "Path of the receiving QEMU's incoming socket: it listens there, or is told to when "
+	       "it waits with -incoming defer. Needed.",
 	       OPTION_TEXT, AT(incoming)),
 	OPTION("memory-qmp", "PATH", NULL,
-	       "Another QMP socket of the receiving QEMU, for the adaptor: QEMU serves one client a socket. It is "
-	       "asked where its memory is when /proc does not tell.",
+	       "Another QMP socket of the receiving QEMU, for the adaptor: QEMU serves one client "
+	       "a socket. It is asked where its memory is when /proc does not tell.",
 	       OPTION_TEXT, AT(memory_qmp)),
 	OPTION("check", NULL, "no",
 	       "Tell what would stop or slow this migration, with the remedy, and migrate nothing.",
@@ -79,8 +79,8 @@ static const struct option_spec drive_specs[] = {
 	       "Give up, the guest running on at the source, when it was not migrated by then.",
 	       OPTION_DURATION, AT(timeout), .min = 1000000, .max = 604800000000000ull),
 	OPTION("channels", "N", "auto",
-	       "Streams between QEMU and the adaptor, multifd with 2 and more; auto is 2 where the receiving QEMU "
-	       "waits with -incoming defer, else 1.",
+	       "Streams between QEMU and the adaptor, multifd with 2 and more; auto is 2 where the "
+	       "receiving QEMU waits with -incoming defer, else 1.",
 	       OPTION_COUNT, AT(channels), .min = 1, .max = CHANNELS_MAX, .word = "auto",
 	       .word_value = 0),
 	OPTION("lanes", "N", "auto", "Number of lanes; auto is what is useful here.", OPTION_COUNT,
@@ -89,19 +89,22 @@ static const struct option_spec drive_specs[] = {
 	       "How pages come into the receiving QEMU's memory, as with qemu-receive.",
 	       OPTION_CHOICE, AT(place), .choices = qemu_place_choices),
 	OPTION("socket", "PATH", NULL,
-	       "Where the source's end of the adaptor listens for QEMU. Without it a path of its own, or that of "
-	       "--incoming when the receiver is another host's.",
+	       "Where the source's end of the adaptor listens for QEMU. Without it a path of its "
+	       "own, or that of --incoming when the receiver is another host's.",
 	       OPTION_TEXT, AT(socket)),
 	OPTION("socket-group", "GROUP", NULL,
 	       "Members of this group may connect to that socket, too.", OPTION_TEXT, AT(group)),
 	OPTION("require-offload", NULL, "no",
-	       "Fail a migration whose pages cannot be moved by lanes, rather than pass it through.",
+	       "Fail a migration whose pages cannot be moved by lanes, rather than pass it "
+	       "through.",
 	       OPTION_SWITCH, AT(require_offload)),
 	OPTION("allow-autostart", NULL, "no",
-	       "Accept a receiving QEMU without -S: both QEMUs may run the guest if the last answer is lost.",
+	       "Accept a receiving QEMU without -S: both QEMUs may run the guest if the last "
+	       "answer is lost.",
 	       OPTION_SWITCH, AT(allow_autostart)),
 	OPTION("insecure", NULL, "no",
-	       "Allow addresses other than loopback, although nothing is authenticated or encrypted.",
+	       "Allow addresses other than loopback, although nothing is authenticated or "
+	       "encrypted.",
 	       OPTION_SWITCH, AT(insecure)),
 	OPTION("json", "FILE", NULL, JSON_HELP, OPTION_TEXT, AT(json)),
 	{.name = NULL},
@@ -127,10 +130,7 @@ struct drive {
 	char path[PATH_BYTES];	       /* of the sender's socket */
 };
 
-/*
- * ---- --check
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- --check --------------------------------------------------------------------------------- */
 
 static void print_checks(struct json_object *checks)
 {
@@ -171,10 +171,7 @@ static int check(struct drive *drive)
 	return code;
 }
 
-/*
- * ---- the adaptor's ends
- * -------------------------------------------------------------------------------------
- */
+/* ---- the adaptor's ends ---------------------------------------------------------------------- */
 
 static void transport(const struct drive *drive, struct vmferry_transport_options *options)
 {
@@ -252,10 +249,7 @@ static int start_sender(struct drive *drive, const char *uri)
 	return ret == -EADDRINUSE ? 0 : ret;
 }
 
-/*
- * ---- the migration
- * ------------------------------------------------------------------------------------------
- */
+/* ---- the migration --------------------------------------------------------------------------- */
 
 static uint64_t number(struct json_object *object, const char *name)
 {
@@ -444,9 +438,9 @@ const struct command command_qemu_migrate = {
 	.arguments = "URI",
 	.argument_count = 1,
 	.summary =
-		"Migrate a guest between two QEMUs, by their QMP sockets and over the qemu-receive at tcp:HOST:PORT. "
-		"Starts the ends of the adaptor where they are not running. Ctrl-C cancels, and the guest runs on at "
-		"the source.",
+		"Migrate a guest between two QEMUs, by their QMP sockets and over the qemu-receive "
+		"at tcp:HOST:PORT. Starts the ends of the adaptor where they are not running. "
+		"Ctrl-C cancels, and the guest runs on at the source.",
 	.groups = groups,
 	.main = qemu_migrate_main,
 };

@@ -28,15 +28,18 @@ struct receive_settings {
 
 static const struct option_spec receive_specs[] = {
 	OPTION("incoming", "PATH", NULL,
-	       "Path of QEMU's incoming socket. Without it the path of the sender's socket, as libvirt uses it.",
+	       "Path of QEMU's incoming socket. Without it the path of the sender's socket, as "
+	       "libvirt uses it.",
 	       OPTION_TEXT, AT(incoming)),
 	OPTION("qmp", "PATH", NULL,
-	       "QMP socket of the QEMU that receives: it is asked where its memory is when /proc does not tell.",
+	       "QMP socket of the QEMU that receives: it is asked where its memory is when /proc "
+	       "does not tell.",
 	       OPTION_TEXT, AT(qmp)),
 	OPTION("place", "HOW", "auto",
-	       "How pages come into QEMU's memory: mapped, written by lanes straight into memory that QEMU shares "
-	       "(memfd, file and hugetlbfs backends with share=on); process, copied into private memory; forward, "
-	       "left in the stream for QEMU; auto, the best that each block allows.",
+	       "How pages come into QEMU's memory: mapped, written by lanes straight into memory "
+	       "that QEMU shares (memfd, file and hugetlbfs backends with share=on); process, "
+	       "copied into private memory; forward, left in the stream for QEMU; auto, the best "
+	       "that each block allows.",
 	       OPTION_CHOICE, AT(place), .choices = qemu_place_choices),
 	OPTION("populate-threads", "N", "2",
 	       "Threads that populate mapped memory ahead of its pages; 0: none.", OPTION_COUNT,
@@ -44,16 +47,18 @@ static const struct option_spec receive_specs[] = {
 	OPTION("lanes", "N", "64", "At most so many lanes.", OPTION_COUNT, AT(lanes), .min = 1,
 	       .max = VMFERRY_LANES_MAX),
 	OPTION("allow-autostart", NULL, "no",
-	       "Accept a QEMU without -S also where the migration has a return path: both QEMUs may run the guest "
-	       "if the last answer is lost.",
+	       "Accept a QEMU without -S also where the migration has a return path: both QEMUs "
+	       "may run the guest if the last answer is lost.",
 	       OPTION_SWITCH, AT(allow_autostart)),
 	OPTION("once", NULL, "no", "End after one migration, with its exit status.", OPTION_SWITCH,
 	       AT(once)),
 	OPTION("insecure", NULL, "no",
-	       "Listen at addresses other than loopback, although nothing is authenticated or encrypted.",
+	       "Listen at addresses other than loopback, although nothing is authenticated or "
+	       "encrypted.",
 	       OPTION_SWITCH, AT(insecure)),
 	OPTION("json", "FILE", NULL,
-	       "Write the report of each migration to this file, as JSON; it replaces the one before.",
+	       "Write the report of each migration to this file, as JSON; it replaces the one "
+	       "before.",
 	       OPTION_TEXT, AT(json)),
 	{.name = NULL},
 };
@@ -133,9 +138,8 @@ const struct command command_qemu_receive = {
 	.name = "qemu-receive",
 	.arguments = "URI",
 	.argument_count = 1,
-	.summary =
-		"Wait at tcp:HOST:PORT for a qemu-send, and give what it sends to the QEMU that waits for a migration. "
-		"Serves many migrations, until a signal ends it.",
+	.summary = "Wait at tcp:HOST:PORT for a qemu-send, and give what it sends to the QEMU that "
+		   "waits for a migration. Serves many migrations, until a signal ends it.",
 	.groups = groups,
 	.main = receive_main,
 };

@@ -37,25 +37,29 @@ static const struct option_spec send_specs[] = {
 	OPTION("lanes", "N", "auto", "Number of lanes; auto is what is useful here.", OPTION_COUNT,
 	       AT(lanes), .min = 1, .max = VMFERRY_LANES_MAX, .word = "auto", .word_value = 0),
 	OPTION("socket-group", "GROUP", NULL,
-	       "Members of this group may connect to the socket, too: libvirt-qemu, say, which QEMU runs as under "
-	       "libvirt.",
+	       "Members of this group may connect to the socket, too: libvirt-qemu, say, which "
+	       "QEMU runs as under libvirt.",
 	       OPTION_TEXT, AT(group)),
 	OPTION("require-offload", NULL, "no",
-	       "Fail a migration whose pages cannot be moved by lanes, rather than pass it through.",
+	       "Fail a migration whose pages cannot be moved by lanes, rather than pass it "
+	       "through.",
 	       OPTION_SWITCH, AT(require_offload)),
 	OPTION("source", "WHAT", "payload",
-	       "What is written to the destination: payload, the pages as they were in the stream; or live, the guest's memory "
-	       "itself, which needs --qmp and memory that QEMU shares, and is refused with xbzrle and with a balloon.",
+	       "What is written to the destination: payload, the pages as they were in the stream; "
+	       "or live, the guest's memory itself, which needs --qmp and memory that QEMU shares, "
+	       "and is refused with xbzrle and with a balloon.",
 	       OPTION_CHOICE, AT(source), .choices = sources),
 	OPTION("qmp", "PATH", NULL, "QMP socket of the QEMU that sends, for --source live.",
 	       OPTION_TEXT, AT(qmp)),
 	OPTION("once", NULL, "no", "End after one migration, with its exit status.", OPTION_SWITCH,
 	       AT(once)),
 	OPTION("insecure", NULL, "no",
-	       "Connect to addresses other than loopback, although nothing is authenticated or encrypted.",
+	       "Connect to addresses other than loopback, although nothing is authenticated or "
+	       "encrypted.",
 	       OPTION_SWITCH, AT(insecure)),
 	OPTION("json", "FILE", NULL,
-	       "Write the report of each migration to this file, as JSON; it replaces the one before.",
+	       "Write the report of each migration to this file, as JSON; it replaces the one "
+	       "before.",
 	       OPTION_TEXT, AT(json)),
 	{.name = NULL},
 };
@@ -116,8 +120,9 @@ static void look_for_devices(enum vmferry_transport transport)
 
 	if (ret < 0 && transport == VMFERRY_TRANSPORT_RDMA)
 		fprintf(stderr,
-			"vmferry qemu-send: no RDMA device on this host: %s: migrations fail as long as "
-			"there is none: see vmferry check, or use the transport tcp or auto\n",
+			"vmferry qemu-send: no RDMA device on this host: %s: migrations fail as "
+			"long as there is none: see vmferry check, or use the transport tcp or "
+			"auto\n",
 			strerror(-ret));
 }
 
@@ -204,9 +209,9 @@ const struct command command_qemu_send = {
 	.arguments = "unix:PATH URI",
 	.argument_count = 2,
 	.summary =
-		"Listen at unix:PATH for a QEMU or libvirt that migrates, and move its memory to the qemu-receive "
-		"at tcp:HOST:PORT. With systemd: in place of unix:PATH, take the socket that systemd has passed. Serves "
-		"many migrations, until a signal ends it.",
+		"Listen at unix:PATH for a QEMU or libvirt that migrates, and move its memory to "
+		"the qemu-receive at tcp:HOST:PORT. With systemd: in place of unix:PATH, take the "
+		"socket that systemd has passed. Serves many migrations, until a signal ends it.",
 	.groups = groups,
 	.main = send_main,
 };

@@ -23,7 +23,8 @@ struct receive_settings {
 
 static const struct option_spec receive_specs[] = {
 	OPTION("control", "SOCKET", NULL,
-	       "Path of the control socket. Without it vmferry-PID.sock in $XDG_RUNTIME_DIR or /tmp.",
+	       "Path of the control socket. Without it vmferry-PID.sock in $XDG_RUNTIME_DIR or "
+	       "/tmp.",
 	       OPTION_TEXT, AT(control)),
 	OPTION("console", "FILE", "-", CONSOLE_HELP, OPTION_TEXT, AT(console)),
 	OPTION("memory-limit", "SIZE", "free",
@@ -32,7 +33,8 @@ static const struct option_spec receive_specs[] = {
 	OPTION("numa", "NODE", "any", "Bind the guest's memory to this NUMA node.", OPTION_COUNT,
 	       AT(numa), .max = 1023, .word = "any", .word_value = NUMA_ANY),
 	OPTION("insecure", NULL, "no",
-	       "Listen at addresses other than loopback, although nothing is authenticated or encrypted.",
+	       "Listen at addresses other than loopback, although nothing is authenticated or "
+	       "encrypted.",
 	       OPTION_SWITCH, AT(insecure)),
 	OPTION("json", "FILE", NULL, "Write the report of the arrival to this file, as JSON.",
 	       OPTION_TEXT, AT(json)),
@@ -101,8 +103,8 @@ const struct command command_receive = {
 	.arguments = "URI",
 	.argument_count = 1,
 	.summary =
-		"Wait for a guest at tcp:HOST:PORT (port 0: the system chooses) and run it. It can be "
-		"migrated onward.",
+		"Wait for a guest at tcp:HOST:PORT (port 0: the system chooses) and run it. It can "
+		"be migrated onward.",
 	.groups = groups,
 	.main = receive_main,
 };

@@ -15,7 +15,8 @@ struct run_settings {
 
 static const struct option_spec run_specs[] = {
 	OPTION("control", "SOCKET", NULL,
-	       "Path of the control socket. Without it vmferry-PID.sock in $XDG_RUNTIME_DIR or /tmp.",
+	       "Path of the control socket. Without it vmferry-PID.sock in $XDG_RUNTIME_DIR or "
+	       "/tmp.",
 	       OPTION_TEXT, AT(control)),
 	OPTION("console", "FILE", "-", CONSOLE_HELP, OPTION_TEXT, AT(console)),
 	{.name = NULL},
@@ -73,9 +74,8 @@ static int run_main(struct cli *cli, int argc, char **argv)
 const struct command command_run = {
 	.name = "run",
 	.arguments = "",
-	.summary =
-		"Start a guest that can be migrated. It lives until it stops, until Ctrl-C, or until it "
-		"was migrated away.",
+	.summary = "Start a guest that can be migrated. It lives until it stops, until Ctrl-C, or "
+		   "until it was migrated away.",
 	.groups = groups,
 	.main = run_main,
 };

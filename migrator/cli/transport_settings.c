@@ -10,17 +10,20 @@ static const char *const transport_choices[] = {"auto", "tcp", "rdma", NULL};
 
 static const struct option_spec transport_specs[] = {
 	OPTION("transport", "KIND", "auto",
-	       "How memory travels: rdma; tcp; or auto, RDMA where both sides have it and may pin the memory, else TCP.",
+	       "How memory travels: rdma; tcp; or auto, RDMA where both sides have it and may pin "
+	       "the memory, else TCP.",
 	       OPTION_CHOICE, AT(kind), .choices = transport_choices),
 	OPTION("rail", "ADDR", NULL,
-	       "Address of an RDMA port of this side, an IPv4 or IPv6 address as vmferry check shows it. May be "
-	       "repeated: lanes are spread over all rails. Without it a source takes the port that leads to the other "
-	       "side, and a receiver that of the address where it listens, else its first.",
+	       "Address of an RDMA port of this side, an IPv4 or IPv6 address as vmferry check "
+	       "shows it. May be repeated: lanes are spread over all rails. Without it a source "
+	       "takes the port that leads to the other side, and a receiver that of the address "
+	       "where it listens, else its first.",
 	       OPTION_LIST, AT(rails), .max = VMFERRY_RAILS_MAX),
 	OPTION("odp", NULL, "no", "Do not pin memory for RDMA where the device can page on demand.",
 	       OPTION_SWITCH, AT(odp)),
 	OPTION("tos", "N", "0",
-	       "IP type of service of RDMA packets, as the fabric's configuration wants it; 0 is the system's.",
+	       "IP type of service of RDMA packets, as the fabric's configuration wants it; 0 is "
+	       "the system's.",
 	       OPTION_COUNT, AT(tos), .max = UINT8_MAX),
 	{.name = NULL},
 };

@@ -36,10 +36,9 @@ static int fail(const struct dirty_region *r, const char *what)
 {
 	int error = errno;
 
-	log_error(
-		"tracker log: slot 0x%x: %s: %s: leave the slot as it was given, and its logging on, "
-		"while a migration runs",
-		r->region.slot, what, strerror(error));
+	log_error("tracker log: slot 0x%x: %s: %s: leave the slot as it was given, and its logging "
+		  "on, while a migration runs",
+		  r->region.slot, what, strerror(error));
 	return -error;
 }
 

@@ -67,9 +67,9 @@ static int choose_log(const struct vmferry_vm *vm)
 		return -ENOTSUP;
 	}
 	if (!has_manual_protect(vm->vm_fd)) {
-		log_error(
-			"tracker log: the kernel has no manual dirty log protect: it came with Linux "
-			"5.1: use a newer kernel, or report writes with the tracker 'caller'");
+		log_error("tracker log: the kernel has no manual dirty log protect: it came with "
+			  "Linux 5.1: use a newer kernel, or report writes with the tracker "
+			  "'caller'");
 		return -ENOTSUP;
 	}
 	return VMFERRY_TRACKER_LOG;

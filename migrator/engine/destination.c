@@ -346,9 +346,8 @@ static int check_sizes(const struct vmferry_destination_ops *ops,
 	if (ops->size == sizeof(*ops) && options->size == sizeof(*options) && ops->check != NULL &&
 	    ops->prepare != NULL && ops->load != NULL && ops->run != NULL && ops->abandon != NULL)
 		return 0;
-	log_error(
-		"destination: a structure of another size or a callback missing: set size to sizeof "
-		"and build against this version's headers");
+	log_error("destination: a structure of another size or a callback missing: set size to "
+		  "sizeof and build against this version's headers");
 	return -EINVAL;
 }
 

@@ -97,13 +97,12 @@ static void compare_regions(const struct offer *o, const struct vmferry_vm *vm,
 
 		if (o->regions[i].address == r->address && o->regions[i].size == r->size)
 			continue;
-		snprintf(
-			what, sizeof(what),
-			"memory region %u is at 0x%llx with %llu bytes at the source, at 0x%llx with "
-			"%llu here",
-			i, (unsigned long long)o->regions[i].address,
-			(unsigned long long)o->regions[i].size, (unsigned long long)r->address,
-			(unsigned long long)r->size);
+		snprintf(what, sizeof(what),
+			 "memory region %u is at 0x%llx with %llu bytes at the source, at 0x%llx "
+			 "with %llu here",
+			 i, (unsigned long long)o->regions[i].address,
+			 (unsigned long long)o->regions[i].size, (unsigned long long)r->address,
+			 (unsigned long long)r->size);
 		vmferry_problems_add(problems, what, "use the same VMM version and memory size");
 	}
 }
@@ -443,10 +442,9 @@ static int run(struct vmferry_destination *d)
 	a->times.run_ns = vmferry_now() - go;
 	phase_enter(&d->phase, VMFERRY_RUNNING);
 	if (r < 0) {
-		log_error(
-			"destination: the guest is owned here but could not be run: %s: nobody else may "
-			"run it",
-			strerror(-r));
+		log_error("destination: the guest is owned here but could not be run: %s: nobody "
+			  "else may run it",
+			  strerror(-r));
 		because(a, "run failed: %s", strerror(-r));
 		say_abort(a);
 		return -EIO;

@@ -113,7 +113,8 @@ int guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t
 	 */
 	if (r < 0 && r != -EBUSY)
 		log_error(
-			"guest memory: discard 0x%llx bytes at 0x%llx: %s: give whole pages of one region",
+			"guest memory: discard 0x%llx bytes at 0x%llx: %s: give whole pages of one "
+			"region",
 			(unsigned long long)length, (unsigned long long)address, strerror(-r));
 	return r;
 }

@@ -113,10 +113,9 @@ int hasher_resent(struct hasher *h, const struct vmferry_message *message)
 		return r;
 	if (w.region >= h->vm->region_count || w.first > words_of(h, w.region) ||
 	    w.count > words_of(h, w.region) - w.first) {
-		log_error(
-			"verify: words %llu and %u more of region %u are outside of the guest: protocol "
-			"error",
-			(unsigned long long)w.first, w.count, w.region);
+		log_error("verify: words %llu and %u more of region %u are outside of the guest: "
+			  "protocol error",
+			  (unsigned long long)w.first, w.count, w.region);
 		return -EPROTO;
 	}
 	for (uint32_t i = 0; i < w.count; i++)

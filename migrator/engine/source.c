@@ -23,9 +23,8 @@ static int check_options(const struct vmferry_vm *vm, const struct vmferry_sourc
 	if (vm->size != sizeof(*vm) || ops->size != sizeof(*ops) ||
 	    options->size != sizeof(*options) || ops->describe == NULL || ops->pause == NULL ||
 	    ops->resume == NULL || ops->save == NULL) {
-		log_error(
-			"source: a structure of another size or a callback missing: set size to sizeof "
-			"and build against this version's headers");
+		log_error("source: a structure of another size or a callback missing: set size to "
+			  "sizeof and build against this version's headers");
 		return -EINVAL;
 	}
 	if ((unsigned int)options->tracker > VMFERRY_TRACKER_CALLER) {

@@ -71,11 +71,10 @@ static struct source_loss *note_loss(struct vmferry_source *s)
 	snprintf(loss->cause, sizeof(loss->cause), "%s", s->reason);
 	s->reason[0] = '\0';
 	atomic_store_explicit(&s->loss_count, count + 1, memory_order_relaxed);
-	log_warn(
-		"source %s: connection lost in %s: %s: the guest runs on here, connecting again for "
-		"%llu ms",
-		s->uri, vmferry_phase_name(loss->phase), loss->cause,
-		(unsigned long long)(s->options.reconnect_ns / NS_PER_MS));
+	log_warn("source %s: connection lost in %s: %s: the guest runs on here, connecting again "
+		 "for %llu ms",
+		 s->uri, vmferry_phase_name(loss->phase), loss->cause,
+		 (unsigned long long)(s->options.reconnect_ns / NS_PER_MS));
 	return loss;
 }
 

@@ -53,8 +53,8 @@ static void because_of_time(struct vmferry_source *s)
 	else
 		source_because(
 			s,
-			"not converged within %llu ms: predicted blackout %llu us over the limit of "
-			"%llu us, dirty rate %llu MB/s, link %llu MB/s",
+			"not converged within %llu ms: predicted blackout %llu us over the limit "
+			"of %llu us, dirty rate %llu MB/s, link %llu MB/s",
 			(unsigned long long)(s->options.timeout_ns / NS_PER_MS),
 			(unsigned long long)(atomic_load(&s->predicted_ns) / NS_PER_US),
 			(unsigned long long)(s->options.downtime_ns / NS_PER_US),
@@ -502,9 +502,9 @@ static int finish(struct vmferry_source *s)
 	if (s->session != NULL && r == 0)
 		r = take_closing(s);
 	if (s->session == NULL || r < 0)
-		log_warn(
-			"source %s: the guest runs at the destination but its last words were lost: %s",
-			s->uri, r < 0 ? strerror(-r) : "connection lost");
+		log_warn("source %s: the guest runs at the destination but its last words were "
+			 "lost: %s",
+			 s->uri, r < 0 ? strerror(-r) : "connection lost");
 	return s->verified == 0 ? -EILSEQ : 0;
 }
 
@@ -523,9 +523,9 @@ void source_resume_guest(struct vmferry_source *s)
 		return;
 	r = s->ops.resume(s->ctx);
 	if (r < 0)
-		log_error(
-			"source: the guest could not be resumed: %s: it is paused, resume it by hand",
-			strerror(-r));
+		log_error("source: the guest could not be resumed: %s: it is paused, resume it by "
+			  "hand",
+			  strerror(-r));
 	s->paused = false;
 	s->at.resumed = vmferry_now();
 	/* The attempt has failed: the blackout is how long the guest was paused for it. */

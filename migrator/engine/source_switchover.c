@@ -229,10 +229,9 @@ static int conclude(struct vmferry_source *s, uint64_t owner)
 {
 	switch (owner) {
 	case OWNER_HERE:
-		log_warn(
-			"source %s: the answer to GO was lost, but the destination says that the guest "
-			"runs there",
-			s->uri);
+		log_warn("source %s: the answer to GO was lost, but the destination says that the "
+			 "guest runs there",
+			 s->uri);
 		return 0;
 	case OWNER_ABORTED:
 		source_because(s, "the destination gave the migration up before GO reached it");
@@ -263,8 +262,8 @@ static int resolve(struct vmferry_source *s, int cause)
 		nap(RESOLVE_GAP_NS);
 	}
 	log_error(
-		"source %s: INDETERMINATE: GO was said and the destination cannot be reached: the guest "
-		"stays paused here: find out whether it runs there before resuming it",
+		"source %s: INDETERMINATE: GO was said and the destination cannot be reached: the "
+		"guest stays paused here: find out whether it runs there before resuming it",
 		s->uri);
 	source_because(s,
 		       "GO was said, its answer was lost, and the destination cannot be reached");

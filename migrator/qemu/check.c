@@ -57,10 +57,7 @@ static void check_version(struct qmp *qmp, const char *side, struct json_object 
 	    version / 100 % 100, version % 100);
 }
 
-/*
- * ---- the source
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- the source ------------------------------------------------------------------------------ */
 
 static int check_source_status(struct qmp *qmp, uint64_t deadline, struct json_object *checks)
 {
@@ -228,8 +225,8 @@ static void check_socket_buffer(struct json_object *checks)
 	fclose(file);
 	if (known)
 		add(checks, "socket buffers", bytes < BUFFER_BYTES_MIN ? "slow" : "ok",
-		    "sysctl -w net.core.wmem_default=4194304, before QEMU connects, unless qemu-send has "
-		    "CAP_SYS_PTRACE and CAP_NET_ADMIN",
+		    "sysctl -w net.core.wmem_default=4194304, before QEMU connects, unless "
+		    "qemu-send has CAP_SYS_PTRACE and CAP_NET_ADMIN",
 		    "net.core.wmem_default is %llu KiB", bytes >> 10);
 }
 
@@ -251,10 +248,7 @@ int qemu_check_source(struct qmp *qmp, uint64_t deadline, struct json_object *ch
 	return ret;
 }
 
-/*
- * ---- the destination
- * ----------------------------------------------------------------------------------------
- */
+/* ---- the destination ------------------------------------------------------------------------- */
 
 static int check_destination_status(struct qmp *qmp, uint64_t deadline, struct json_object *checks)
 {

@@ -55,10 +55,10 @@ static int connect_to_qemu(struct qemu_destination *d, int *fd)
 			break;
 		nanosleep(&nap, NULL);
 	}
-	return ret < 0 ? relay_fail(
-				 &d->relay, ret,
-				 "cannot connect to QEMU at %s: %s; is it there, started with -incoming?",
-				 d->path, strerror(-ret))
+	return ret < 0 ? relay_fail(&d->relay, ret,
+				    "cannot connect to QEMU at %s: %s; is it there, started with "
+				    "-incoming?",
+				    d->path, strerror(-ret))
 		       : 0;
 }
 

@@ -53,10 +53,7 @@ static int execute(struct qmp *qmp, const char *command, struct json_object *arg
 	return qmp_execute(qmp, command, arguments, soon(), NULL);
 }
 
-/*
- * ---- looking
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
 static int refuse(int error, const char *side, const char *what, const char *remedy)
 {
@@ -163,10 +160,7 @@ static int look_at_destination(struct qemu_migration *migration)
 	return 0;
 }
 
-/*
- * ---- setting up
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- setting up ------------------------------------------------------------------------------ */
 
 static struct json_object *capability(const char *name, bool state)
 {
@@ -299,10 +293,7 @@ void qemu_migration_free(struct qemu_migration **migration)
 	free(old);
 }
 
-/*
- * ---- running
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static int look(struct qemu_migration *migration)
 {

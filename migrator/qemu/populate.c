@@ -123,8 +123,8 @@ static void populate_chunk(struct populate *populate, const struct chunk *chunk)
 		atomic_fetch_add(&populate->bytes, chunk->bytes);
 	else if (!atomic_exchange(&populate->warned, true))
 		qemu_warn(
-			"block %s: populating its memory ahead failed: %s; pages are made present as "
-			"they are written",
+			"block %s: populating its memory ahead failed: %s; pages are made present "
+			"as they are written",
 			chunk->placement->name, strerror(-status));
 }
 

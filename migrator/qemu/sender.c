@@ -210,9 +210,9 @@ static void judge_all(struct qemu_sender *s)
 			enum verdict verdict = judge(s, &p, now);
 
 			if (verdict == WAIT && now - p.since > PENDING_NS) {
-				qemu_warn(
-					"sender %s: refused a connection of pid %d: it has not said what it is for %llu s",
-					s->options.path, (int)p.pid, PENDING_NS / NS_PER_S);
+				qemu_warn("sender %s: refused a connection of pid %d: it has not "
+					  "said what it is for %llu s",
+					  s->options.path, (int)p.pid, PENDING_NS / NS_PER_S);
 				verdict = REFUSED;
 			}
 			if (verdict == WAIT) {

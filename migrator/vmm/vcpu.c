@@ -83,9 +83,9 @@ int vcpus_wait(struct vmm *vmm, uint64_t deadline)
 		if (!late)
 			return 0;
 		if (vmferry_now() >= deadline) {
-			vmm_error(
-				"vcpu %u: does not answer: last exit %u: the host may be overloaded",
-				late->index, late->run->exit_reason);
+			vmm_error("vcpu %u: does not answer: last exit %u: the host may be "
+				  "overloaded",
+				  late->index, late->run->exit_reason);
 			return -ETIMEDOUT;
 		}
 		futex_wait(&vmm->acks, acks, deadline);

@@ -205,8 +205,8 @@ void chunk_unpin(struct rdma_chunk *chunk)
 		 */
 		if (error != 0)
 			log_error(
-				"session %s: memory at 0x%llx stays registered: %s: the pages are lost "
-				"until this process ends",
+				"session %s: memory at 0x%llx stays registered: %s: the pages are "
+				"lost until this process ends",
 				session_of(chunk)->name,
 				(unsigned long long)(chunk->memory->memory->address +
 						     chunk->offset),

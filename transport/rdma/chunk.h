@@ -125,8 +125,9 @@ void chunk_unpin(struct rdma_chunk *chunk);
 
 /* ---- memlock.c ------------------------------------------------------------------------------- */
 
-#define MEMLOCK_REMEDY \
-	"each rail's pages count: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a unit) or give CAP_IPC_LOCK"
+#define MEMLOCK_REMEDY                                                                        \
+	"each rail's pages count: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a " \
+	"unit) or give CAP_IPC_LOCK"
 #define MEMLOCK_TEXT 32
 
 /*

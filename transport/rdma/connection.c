@@ -394,9 +394,9 @@ int rdma_connection_settle(struct rdma_connection *conn, unsigned int access)
 	if (ret == 0 && rdma_migrate_id(conn->id, conn->events) != 0)
 		ret = -errno;
 	if (ret < 0)
-		log_error(
-			"rail %s: no channel for the CM's events: %s: raise the limit of open files",
-			conn->rail->name, strerror(-ret));
+		log_error("rail %s: no channel for the CM's events: %s: raise the limit of open "
+			  "files",
+			  conn->rail->name, strerror(-ret));
 	return ret;
 }
 

@@ -32,7 +32,8 @@ static const char *remedy(enum ibv_wc_status status)
 	switch (status) {
 	case IBV_WC_REM_ACCESS_ERR:
 	case IBV_WC_REM_INV_REQ_ERR:
-		return "the destination has no memory there that may be used so, or has it no longer";
+		return "the destination has no memory there that may be used so, or has it no "
+		       "longer";
 	case IBV_WC_RETRY_EXC_ERR:
 		return "the peer does not answer: see whether it is alive, the cable, and that the "
 		       "network loses nothing";

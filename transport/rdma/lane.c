@@ -85,7 +85,8 @@ int lane_repost(struct rdma_lane *l, unsigned int count)
 static int too_small(const struct rdma_lane *l)
 {
 	log_error(
-		"session %s: lane %u: device %s has queues of %u and %u requests: a lane needs %d and %d",
+		"session %s: lane %u: device %s has queues of %u and %u requests: a lane needs %d "
+		"and %d",
 		l->lane.session->name, l->lane.number, l->conn.rail->name, l->conn.send_depth,
 		l->conn.recv_depth, SEND_DEPTH_MIN, LANE_FENCES);
 	return -EOPNOTSUPP;

@@ -101,10 +101,9 @@ static int add_given(struct lane_listener *listener,
 		if (ret == 0)
 			ret = add_rail(listener, rail);
 		if (ret < 0) {
-			log_error(
-				"rail %s: lanes cannot arrive there: %s: give the address of an RDMA "
-				"port of this host, see vmferry check",
-				options->rails[i], strerror(-ret));
+			log_error("rail %s: lanes cannot arrive there: %s: give the address of an "
+				  "RDMA port of this host, see vmferry check",
+				  options->rails[i], strerror(-ret));
 			return ret;
 		}
 	}
@@ -167,10 +166,9 @@ void rdma_listener_close(struct lane_listener *listener)
 /* Without the CM's device file there are no connections, whatever devices there are. */
 static int no_manager(int error)
 {
-	log_warn(
-		"RDMA listener: no connections: %s: load the module rdma_ucm, and allow this process "
-		"/dev/infiniband/rdma_cm and enough open files",
-		strerror(error));
+	log_warn("RDMA listener: no connections: %s: load the module rdma_ucm, and allow this "
+		 "process /dev/infiniband/rdma_cm and enough open files",
+		 strerror(error));
 	return -ENODEV;
 }
 

@@ -102,11 +102,10 @@ static void warn_of_limit(struct rdma_registrar *r, uint64_t registered)
 		return;
 	r->warned = true;
 	memlock_text(limit);
-	log_warn(
-		"session %s: memory, 0x%llx bytes on %u rails, is more than the memlock limit of %s: it "
-		"fails if all of it holds content: " MEMLOCK_REMEDY,
-		r->session->session->name, (unsigned long long)registered, r->session->rail_count,
-		limit);
+	log_warn("session %s: memory, 0x%llx bytes on %u rails, is more than the memlock limit of "
+		 "%s: it fails if all of it holds content: " MEMLOCK_REMEDY,
+		 r->session->session->name, (unsigned long long)registered, r->session->rail_count,
+		 limit);
 }
 
 static int allow_reads(const struct vmferry_memory *memory)
@@ -180,11 +179,10 @@ static int over_limit(const struct vmferry_memory *memory, uint64_t bytes)
 	char limit[MEMLOCK_TEXT];
 
 	memlock_text(limit);
-	log_error(
-		"session %s: memory at 0x%llx: pinning 0x%llx bytes on each rail passes the memlock "
-		"limit of %s: " MEMLOCK_REMEDY,
-		memory->session->name, (unsigned long long)memory->address,
-		(unsigned long long)bytes, limit);
+	log_error("session %s: memory at 0x%llx: pinning 0x%llx bytes on each rail passes the "
+		  "memlock limit of %s: " MEMLOCK_REMEDY,
+		  memory->session->name, (unsigned long long)memory->address,
+		  (unsigned long long)bytes, limit);
 	return -ENOMEM;
 }
 

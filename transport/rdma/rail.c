@@ -26,10 +26,9 @@ static int failed(const struct rdma_rail *rail, const char *what, int error, con
 static void note_mtu(const struct rdma_rail *rail, const struct ibv_port_attr *port)
 {
 	if (port->link_layer == IBV_LINK_LAYER_ETHERNET && port->active_mtu < MTU_GOOD)
-		log_warn(
-			"rail %s: the MTU of its packets is %u: set the interface's to 4200 or more "
-			"for the full speed",
-			rail->name, 128u << port->active_mtu);
+		log_warn("rail %s: the MTU of its packets is %u: set the interface's to 4200 or "
+			 "more for the full speed",
+			 rail->name, 128u << port->active_mtu);
 }
 
 /* A device without the extended query has no on-demand paging either. */

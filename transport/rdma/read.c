@@ -102,11 +102,10 @@ static int read_region(struct rdma_lane *l, uint8_t *to, uint64_t address, uint6
 
 	if (mr == NULL) {
 		ret = -errno;
-		log_error(
-			"session %s: lane %u: 0x%llx bytes to read to cannot be registered: %s: raise "
-			"the limit of locked memory (ulimit -l)",
-			l->lane.session->name, l->lane.number, (unsigned long long)length,
-			strerror(-ret));
+		log_error("session %s: lane %u: 0x%llx bytes to read to cannot be registered: %s: "
+			  "raise the limit of locked memory (ulimit -l)",
+			  l->lane.session->name, l->lane.number, (unsigned long long)length,
+			  strerror(-ret));
 		return ret;
 	}
 	r.key = mr->lkey;
@@ -126,7 +125,8 @@ int rdma_lane_read(struct lane *lane, uint8_t *to, uint64_t address, uint64_t le
 
 	if (limits->max_reads_out == 0) {
 		log_error(
-			"session %s: lane %u: device %s cannot read remote memory: use --transport tcp",
+			"session %s: lane %u: device %s cannot read remote memory: use --transport "
+			"tcp",
 			lane->session->name, lane->number, l->conn.rail->name);
 		return -EOPNOTSUPP;
 	}

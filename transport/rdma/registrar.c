@@ -224,8 +224,8 @@ int registrar_start(struct rdma_registrar *r)
 	if (r->thread_count > 0)
 		return 0;
 	log_error(
-		"session %s: memory: cannot start a thread that registers it: %s: raise the limit of "
-		"processes",
+		"session %s: memory: cannot start a thread that registers it: %s: raise the limit "
+		"of processes",
 		r->session->session->name, strerror(-ret));
 	return ret;
 }
@@ -311,10 +311,9 @@ static void note_refused(struct rdma_registrar *r, uint64_t address)
 	r->refused = true;
 	pthread_mutex_unlock(&r->lock);
 	if (!before)
-		log_warn(
-			"session %s: the source wants to write at 0x%llx: nothing is registered there: "
-			"it is told so",
-			r->session->session->name, (unsigned long long)address);
+		log_warn("session %s: the source wants to write at 0x%llx: nothing is registered "
+			 "there: it is told so",
+			 r->session->session->name, (unsigned long long)address);
 }
 
 int rdma_registrar_take(struct rdma_session *session, const struct vmferry_message *message)

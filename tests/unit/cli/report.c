@@ -49,8 +49,7 @@ static char *text_of(const char *json)
 Test(report, text__units_from_the_names)
 {
 	char *text = text_of(
-		"{\"result\":\"completed\",\"verified\":true,\"blackout_us\":3210,\"bytes_sent\":1073741824,"
-		"\"first_pass_bytes_per_second\":1610612736,\"observed_blackout_us\":null}");
+		"{\"result\":\"completed\",\"verified\":true,\"blackout_us\":3210,\"bytes_sent\":1073741824,\"first_pass_bytes_per_second\":1610612736,\"observed_blackout_us\":null}");
 
 	cr_assert_str_eq(text, "result                     completed\n"
 			       "verified                   yes\n"

@@ -171,8 +171,8 @@ Test(cpuid, xsave_component_elsewhere__told)
 Test(cpuid, physical_bits_greater__told_as_numbers)
 {
 	guest->entries[LEAF_PHYS].eax = 0x3034;
-	expect_one(
-		"physical address bits (leaf 0x80000008.0, eax): the guest has 0x34, this host 0x2e");
+	expect_one("physical address bits (leaf 0x80000008.0, eax): the guest has 0x34, this host "
+		   "0x2e");
 }
 
 Test(cpuid, linear_bits_greater__told)

@@ -52,8 +52,8 @@ static void look(const char *answers)
 Test(check, source_without_obstacles)
 {
 	look("{\"return\": {\"status\": \"running\"}, \"id\": 2}{\"return\": {}, \"id\": 3}"
-	     "{\"return\": [], \"id\": 4}{\"return\": {\"multifd-compression\": \"none\"}, \"id\": 5}"
-	     "{\"return\": [], \"id\": 6}{\"return\": [], \"id\": 7}");
+	     "{\"return\": [], \"id\": 4}{\"return\": {\"multifd-compression\": \"none\"}, \"id\": "
+	     "5}{\"return\": [], \"id\": 6}{\"return\": [], \"id\": 7}");
 	expect("source", "ok");
 	expect("source state", "ok");
 	expect("migration", "ok");
@@ -67,15 +67,13 @@ Test(check, source_without_obstacles)
 Test(check, source_with_all_of_them)
 {
 	look("{\"return\": {\"status\": \"postmigrate\"}, \"id\": 2}"
-	     "{\"return\": {\"blocked-reasons\": [\"disk x\"]}, \"id\": 3}"
-	     "{\"return\": [{\"capability\": \"x-colo\", \"state\": true}, {\"capability\": "
-	     "\"xbzrle\", \"state\": true}, {\"capability\": \"block\", \"state\": false}], "
-	     "\"id\": 4}"
-	     "{\"return\": {\"tls-creds\": \"t\", \"multifd-compression\": \"zlib\", "
-	     "\"avail-switchover-bandwidth\": 7}, \"id\": 5}"
-	     "{\"return\": [{\"name\": \"type\", \"type\": \"string\"}, {\"name\": \"a\", \"type\": "
-	     "\"child<vfio-pci>\"}], \"id\": 6}"
-	     "{\"return\": [{\"name\": \"device[0]\", \"type\": \"child<virtio-balloon-pci>\"}], "
+	     "{\"return\": {\"blocked-reasons\": [\"disk x\"]}, \"id\": 3}{\"return\": "
+	     "[{\"capability\": \"x-colo\", \"state\": true}, {\"capability\": \"xbzrle\", "
+	     "\"state\": true}, {\"capability\": \"block\", \"state\": false}], \"id\": "
+	     "4}{\"return\": {\"tls-creds\": \"t\", \"multifd-compression\": \"zlib\", "
+	     "\"avail-switchover-bandwidth\": 7}, \"id\": 5}{\"return\": [{\"name\": \"type\", "
+	     "\"type\": \"string\"}, {\"name\": \"a\", \"type\": \"child<vfio-pci>\"}], \"id\": "
+	     "6}{\"return\": [{\"name\": \"device[0]\", \"type\": \"child<virtio-balloon-pci>\"}], "
 	     "\"id\": 7}");
 	expect("source state", "stop");
 	expect("migration", "stop");

@@ -135,15 +135,7 @@ Test(items, port_where_all_is_well__every_line)
 Test(items, port_in_json__every_member)
 {
 	static const char expected[] =
-		"[{\"device\":\"mlx5_0\",\"port\":2,\"error\":null,\"netdev\":\"eth0.7\",\"address\":\"10.0.0.2\","
-		"\"state\":\"ACTIVE\",\"link\":\"Ethernet\",\"active_mtu\":4096,\"max_mtu\":4096,"
-		"\"bits_per_second\":100000000000,\"gids\":["
-		"{\"index\":0,\"gid\":\"fe80::1\",\"type\":\"RoCE v1\",\"netdev\":\"eth0\",\"address\":\"fe80::1%eth0\"},"
-		"{\"index\":3,\"gid\":\"::ffff:10.0.0.2\",\"type\":\"RoCE v2\",\"netdev\":\"eth0.7\","
-		"\"address\":\"10.0.0.2\"},"
-		"{\"index\":5,\"gid\":\"fe80::2\",\"type\":\"IB\",\"netdev\":null,\"address\":null}],"
-		"\"numa_node\":1,\"odp\":true,\"max_qp_wr\":32768,\"max_msg_bytes\":1073741824,"
-		"\"max_mr_bytes\":18446744073709551615}]";
+		"[{\"device\":\"mlx5_0\",\"port\":2,\"error\":null,\"netdev\":\"eth0.7\",\"address\":\"10.0.0.2\",\"state\":\"ACTIVE\",\"link\":\"Ethernet\",\"active_mtu\":4096,\"max_mtu\":4096,\"bits_per_second\":100000000000,\"gids\":[{\"index\":0,\"gid\":\"fe80::1\",\"type\":\"RoCE v1\",\"netdev\":\"eth0\",\"address\":\"fe80::1%eth0\"},{\"index\":3,\"gid\":\"::ffff:10.0.0.2\",\"type\":\"RoCE v2\",\"netdev\":\"eth0.7\",\"address\":\"10.0.0.2\"},{\"index\":5,\"gid\":\"fe80::2\",\"type\":\"IB\",\"netdev\":null,\"address\":null}],\"numa_node\":1,\"odp\":true,\"max_qp_wr\":32768,\"max_msg_bytes\":1073741824,\"max_mr_bytes\":18446744073709551615}]";
 
 	look_at(&roce);
 	cr_assert_str_eq(json_object_to_json_string_ext(ports, JSON_C_TO_STRING_PLAIN), expected);
@@ -230,8 +222,8 @@ Test(items, memlock_of_an_ordinary_user__the_remedy_to_the_letter)
 	snprintf(
 		remedy, sizeof(remedy),
 		"allow the guest's memory times the number of rails, on both hosts: \"%s - memlock "
-		"unlimited\" in /etc/security/limits.conf and a new login, or LimitMEMLOCK=infinity "
-		"in the systemd unit",
+		"unlimited\" in /etc/security/limits.conf and a new login, or "
+		"LimitMEMLOCK=infinity in the systemd unit",
 		user == NULL ? "USER" : user->pw_name);
 	checks = json_object_new_array();
 	check_memlock(checks, true);
